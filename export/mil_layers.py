@@ -1,4 +1,4 @@
-"""MIL's larger operators in torch: convolution, pooling, normalisation, resizing, detection, quantised values, recurrence.
+"""MIL's larger operators in torch: convolution, pooling, norms, resizing, detection, quantised values, recurrence.
 
 Read `export/mil_ops.py` first: it says how these functions are called and holds the table.
 
@@ -40,7 +40,8 @@ def bounded(shape: Sequence[int]) -> list[int]:
 def _pads(
     pad_type: str, pad: Tensor | None, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """(before, after) per spatial axis. `same` gives ceil(size / stride) outputs, the odd element after; `same_lower` before."""
+    """(before, after) per spatial axis. `same` gives ceil(size / stride) outputs; its odd element goes after the input,
+    that of `same_lower` before."""
     kind = pad_type.lower()
     if kind == "custom":
         flat = ints(pad, [0] * (2 * len(sizes)))
@@ -243,9 +244,7 @@ def local_response_norm(
     return F.local_response_norm(x, int(size), *values)
 
 
-def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
-) -> Tensor:
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value, attn_mask)
 
 
@@ -311,7 +310,7 @@ def upsample_bilinear(
     align_corners: Tensor | None = None,
     half_pixel_centers: Tensor | None = None,
 ) -> Tensor:
-    """Corners are aligned unless the program says no; then pixels have their centres at 0.5, unless it says no to that too."""
+    """Corners are aligned by default; if not, pixels have their centres at 0.5 unless `half_pixel_centers` says no."""
     align = align_corners is None or bool(align_corners)
     half = not align if half_pixel_centers is None else bool(half_pixel_centers)
     mode = "STRICT_ALIGN_CORNERS" if align else "UNALIGN_CORNERS" if half else "DEFAULT"
@@ -362,9 +361,12 @@ def crop_resize(
     sampling_mode: str = "DEFAULT",
     pad_value: Tensor | float = 0.0,
 ) -> Tensor:
-    """Boxes of x [B, C, H, W], resized. iOS 17: boxes [N, 4] -> [N, C, h, w]; before: roi [N, 1, 4 or 5, 1, 1] -> rank 5.
+    """Boxes of x [B, C, H, W], resized.
 
-    From the documentation only: coremltools computes no values for it, so no test compares it with another implementation.
+    iOS 17: boxes [N, 4] -> [N, C, h, w]. Before: roi [N, 1, 4, 1, 1] -> [N, B, C, h, w], or [N, 1, 5, 1, 1] with the
+    number of an image first -> [N, 1, C, h, w].
+
+    Written from the documentation: coremltools computes no values for it.
     """
     size = [int(target_height), int(target_width)]
     if roi is None:
@@ -415,7 +417,9 @@ def resample(
     # torch reflects about the edge pixels' centres with aligned corners, about their borders without.
     aligned = padding_mode != "symmetric"
     grid = place / last.clamp(min=1) * 2 - 1 if aligned else (place + 0.5) / (last + 1) * 2 - 1
-    mode = {"constant": "zeros", "border": "border", "reflection": "reflection", "symmetric": "reflection"}[padding_mode]
+    mode = {"constant": "zeros", "border": "border", "reflection": "reflection", "symmetric": "reflection"}[
+        padding_mode
+    ]
     shift = padding_value if padding_mode == "constant" else torch.zeros(())
     return F.grid_sample(x - shift, grid, mode=sampling_mode, padding_mode=mode, align_corners=aligned) + shift
 
@@ -506,15 +510,13 @@ def quantize(
     return (torch.round(input / _along(scale, input, axis)) + zero).clamp(low, high).long()
 
 
-def dequantize(
-    input: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: Tensor | None = None
-) -> Tensor:
+def dequantize(input: Tensor, scale: Tensor, zero_point: Tensor | None = None, axis: Tensor | None = None) -> Tensor:
     zero = torch.zeros((), dtype=torch.int64) if zero_point is None else _along(zero_point, input, axis)
     return (input - zero) * _along(scale, input, axis)
 
 
 def classify(probabilities: Tensor, classes: list[str]) -> tuple[Tensor, Tensor]:
-    """In place of a label and a dictionary: the index of the label, and the probabilities in the order of the classes."""
+    """In place of a label and a dictionary: the label's index, and the probabilities in the order of the classes."""
     return probabilities.reshape(-1).argmax(), probabilities.reshape(-1)
 
 
@@ -581,13 +583,13 @@ def gru(
     gate, out = _GATES[recurrent_activation], _GATES[activation]
     after = reset_after is not None and bool(reset_after)
     size = initial_h.shape[-1]
-    w_reset, w_out, w_update = weight_hh.split(size)
-    b_reset, b_out, b_update = (torch.zeros(3 * size) if bias is None else bias).split(size)
+    w_reset, w_out, w_update = torch.split(weight_hh, size)
+    b_reset, b_out, b_update = torch.split(torch.zeros(3 * size) if bias is None else bias, size)
     h = initial_h
 
     def step(item: Tensor) -> Tensor:
         nonlocal h
-        i_reset, i_out, i_update = F.linear(item, weight_ih, input_bias).split(size, -1)
+        i_reset, i_out, i_update = torch.split(F.linear(item, weight_ih, input_bias), size, -1)
         reset = gate(i_reset + F.linear(h, w_reset, b_reset))
         update = gate(i_update + F.linear(h, w_update, b_update))
         hidden = reset * F.linear(h, w_out, b_out) if after else F.linear(reset * h, w_out, b_out)
@@ -652,9 +654,8 @@ def lstm(
     first = "forward" if both else direction
     ways = [_lstm_one(x, states[0], forward, first, output_sequence, rules, clip)]
     if both:
-        assert weight_ih_back is not None and weight_hh_back is not None
+        assert weight_ih_back is not None
+        assert weight_hh_back is not None
         back = (weight_ih_back, weight_hh_back, bias_back, peephole_back)
         ways.append(_lstm_one(x, states[1], back, "reverse", output_sequence, rules, clip))
     return tuple(torch.cat(parts, -1) for parts in zip(*ways, strict=True))
-
-

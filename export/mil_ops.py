@@ -1,10 +1,10 @@
 """The operators of Core ML's MIL, each as a small torch function: the table `OPS` at the end maps op types to them.
 
-How to read it: a function's parameters are the MIL op's inputs, by the same names and with the same defaults; every number
-arrives as a tensor (axes, strides and flags too; `int()`, `bool()` and `ints()` unpack them), strings as `str`, and the
-inputs that MIL calls tuples (`values`, `ref_tensors`, ...) as lists. Floats are float32, integers int64, truth values bool,
-whatever width the program declares: an interpreter that verifies wants ideal arithmetic, and `export/mil.py` rounds where
-it is asked to. Layers (convolution, pooling, norms, resizing, ...) are in `export/mil_layers.py`.
+How to read it: a function's parameters are the MIL op's inputs, by the same names and with the same defaults; every
+number arrives as a tensor (axes, strides and flags too; `int()`, `bool()` and `ints()` unpack them), strings as `str`,
+and the inputs that MIL calls tuples (`values`, `ref_tensors`, ...) as lists. Floats are float32, integers int64, truth
+values bool, whatever width the program declares: an interpreter that verifies wants ideal arithmetic, and
+`export/mil.py` rounds where it is asked to. Layers (convolution, norms, resizing, ...) are in `export/mil_layers.py`.
 
 Source of every definition: coremltools 9.0, `converters/mil/mil/ops/defs/iOS15` to `iOS18` (docstrings and
 `value_inference`). What those leave open is said where it is decided.
@@ -86,7 +86,7 @@ def _divide(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
-    """Floats stay float32 (see `export/mil.py` on rounding); narrow integers wrap as in C; floats to integers towards zero."""
+    """Floats stay float32 (`export/mil.py` rounds); narrow integers wrap as in C; floats are cut towards zero."""
     if dtype in ("fp16", "fp32", "fp64"):
         return x.float()
     if dtype == "bool":
@@ -98,14 +98,14 @@ _INTEGERS = {
     "int8": torch.int8, "int16": torch.int16, "int32": torch.int32, "int64": torch.int64, "uint8": torch.uint8,
     "uint16": torch.uint16, "uint32": torch.uint32,
 }  # fmt: skip
-_UNARY = {
+_UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs, "acos": torch.acos, "asin": torch.asin, "atan": torch.atan, "atanh": torch.atanh,
     "ceil": torch.ceil, "cos": torch.cos, "cosh": torch.cosh, "erf": torch.erf, "exp": torch.exp, "exp2": torch.exp2,
     "floor": torch.floor, "identity": torch.clone, "logical_not": torch.logical_not, "round": torch.round,
     "sign": torch.sign, "sin": torch.sin, "sinh": torch.sinh, "sqrt": torch.sqrt, "square": torch.square,
     "tan": torch.tan, "tanh": torch.tanh,
 }  # fmt: skip
-_BINARY = {
+_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": torch.add, "equal": torch.eq, "floor_div": torch.floor_divide, "greater": torch.gt,
     "greater_equal": torch.ge, "less": torch.lt, "less_equal": torch.le, "logical_and": torch.logical_and,
     "logical_or": torch.logical_or, "logical_xor": torch.logical_xor, "maximum": torch.maximum,
@@ -238,9 +238,9 @@ def split(
 ) -> tuple[Tensor, ...]:
     along = int(axis)
     if split_sizes is not None:
-        return x.split(ints(split_sizes), along)
+        return torch.split(x, ints(split_sizes), along)
     assert num_splits is not None
-    return x.split(x.shape[along] // int(num_splits), along)
+    return torch.split(x, x.shape[along] // int(num_splits), along)
 
 
 def _slices(
@@ -252,7 +252,7 @@ def _slices(
     end_mask: Tensor | None,
     squeeze_mask: Tensor | None,
 ) -> tuple[tuple[slice, ...], list[int], list[int]]:
-    """Numpy's `begin:end:stride`, masks meaning "left out": slices with positive steps, axes to flip, axes to squeeze."""
+    """Numpy's `begin:end:stride`, masks meaning "left out": slices of positive steps, axes to flip, axes to squeeze."""
     rank = x.ndim
     masks = [ints(m, [0] * rank) for m in (begin_mask, end_mask, squeeze_mask)]
     slices, flipped = [], []
@@ -266,10 +266,10 @@ def _slices(
             slices.append(slice(index % n, index % n + 1))
             continue
         chosen = range(n)[slice(None if no_begin else b, None if no_end else e, s)]
-        if chosen.step < 0:
+        if s < 0:
             chosen = chosen[::-1]
             flipped.append(axis)
-        slices.append(slice(chosen.start, max(chosen.start, chosen.stop), chosen.step))
+        slices.append(slice(chosen.start, chosen.stop, chosen.step) if chosen else slice(0, 0))
     return tuple(slices), flipped, [i for i, single in enumerate(masks[2]) if single]
 
 
@@ -628,11 +628,12 @@ OPS: dict[str, Op] = {
 }
 
 # Ops that only move or choose numbers: rounding their outputs again would change nothing.
-MOVES = frozenset(
-    "concat crop depth_to_space expand_dims flatten2d gather gather_along_axis gather_nd identity max_pool "
-    "pixel_shuffle pixel_unshuffle relu reshape reshape_like reverse reverse_sequence slice_by_index slice_by_size "
-    "slice_update sliding_windows space_to_depth split squeeze stack tile topk transpose".split()
-)
+MOVES = frozenset({
+    "concat", "crop", "depth_to_space", "expand_dims", "flatten2d", "gather", "gather_along_axis", "gather_nd",
+    "identity", "max_pool", "pixel_shuffle", "pixel_unshuffle", "relu", "reshape", "reshape_like", "reverse",
+    "reverse_sequence", "slice_by_index", "slice_by_size", "slice_update", "sliding_windows", "space_to_depth", "split",
+    "squeeze", "stack", "tile", "topk", "transpose",
+})  # fmt: skip
 
 # Ops that are left out on purpose, and why; the error text says it.
 LEFT_OUT = {

@@ -1,27 +1,29 @@
 """A .mlpackage opened with suspicion: its parts are found, its protobuf is parsed, its stored constants are decoded.
 
-A package is a folder: `Manifest.json` names a model file (a protobuf, `Model.proto` of coremltools) and a folder of weights
-(`weight.bin`: 64-byte records that say type, size and offset, then the numbers). Nothing is believed before it is checked:
-paths and links stay inside of the package, sizes are bounded, every read of the weights is inside of the file.
+A package is a folder: `Manifest.json` names a model file (a protobuf, `Model.proto` of coremltools) and a folder of
+weights (`weight.bin`: 64-byte records that say type, size and offset, then the numbers). Nothing is believed before it
+is checked: paths and links stay inside of the package, sizes are bounded, weights are read inside of their file.
 
-Unusual here: the weights are read by this module, not by coremltools' native reader. So it works wherever numpy does, a damaged
-file ends in one sentence, and a compressed weight is decoded independently of the code that encoded it.
+Unusual here: the weights are read by this module, not by coremltools' native reader, and the graph is read from the
+protobuf, not through `frontend.milproto`, which folds constants while it loads. So a damaged file ends in one sentence,
+a hostile one computes nothing, and a compressed weight is decoded independently of the code that encoded it.
 
 Sources: file layout, MILBlob `StorageFormat.hpp`; the `constexpr_*` formulas, coremltools 9.0
 `converters/mil/mil/ops/defs/iOS16/constexpr_ops.py` and `iOS18/compression.py`.
 """
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 import numpy as np
 from coremltools.proto import MIL_pb2, Model_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from mobileclip.errors import ArtifactError
@@ -33,6 +35,12 @@ MANIFEST_BYTES = 1 << 20
 SPEC_BYTES = 1 << 30
 MAX_FILES = 10_000
 MAX_ELEMENTS = 1 << 30  # of one tensor: 4 GiB as fp32, more than any phone takes
+
+# What torch, numpy and Python raise when an operator or decoder is given the impossible.
+FOREIGN = (
+    *(RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, MemoryError),
+    *(AssertionError, ArtifactError),
+)
 
 _BLOB_VERSION = 2
 _BLOB_SENTINEL = 0xDEADBEEF
@@ -69,7 +77,9 @@ class Package:
         kind = data_type(value.type.tensorType)
         shape = static_shape(value.type.tensorType)
         if shape is None or math.prod(shape) > MAX_ELEMENTS:
-            raise ArtifactError(f"{self.path.name}: constant '{name}' has no size, or more than {MAX_ELEMENTS} elements.")
+            raise ArtifactError(
+                f"{self.path.name}: constant '{name}' has no size, or more than {MAX_ELEMENTS} elements."
+            )
         if value.WhichOneof("value") == "blobFileValue":
             blob = value.blobFileValue
             return self._blob(blob.fileName, blob.offset, kind, shape, name)
@@ -144,8 +154,8 @@ class Package:
 
     def _cut(self, file: str, needed: int, size: int, name: str) -> str:
         return (
-            f"{self.path.name}: {_base(file)} is cut short: constant '{name}' ends at byte {needed}, the file has {size}; "
-            "copy or export the package again."
+            f"{self.path.name}: {_base(file)} is cut short: constant '{name}' ends at byte {needed}, the file has "
+            f"{size}: copy or export the package again."
         )
 
 
@@ -159,8 +169,8 @@ def open_package(path: str | Path) -> Package:
         raise ArtifactError(f"no model at '{root}': give the folder of a .mlpackage.")
     if root.is_file():
         raise ArtifactError(
-            f"'{root}' is a file; an ML Program is a folder ending in .mlpackage (a single .mlmodel is of an older kind: "
-            "convert the model again with convert_to='mlprogram')."
+            f"'{root}' is a file; an ML Program is a folder ending in .mlpackage (a single .mlmodel is of an older "
+            "kind: convert the model again with convert_to='mlprogram')."
         )
     if (root / "coremldata.bin").exists():
         raise ArtifactError(f"'{root}' is a compiled model; give the .mlpackage that it was compiled from.")
@@ -231,15 +241,34 @@ def data_type(tensor: Any) -> str:
 
 def declared_shape(tensor: Any) -> tuple[int, ...]:
     """The sizes of a `TensorType`; -1 where the program leaves a size open."""
-    return tuple(
-        int(d.constant.size) if d.WhichOneof("dimension") == "constant" else -1 for d in tensor.dimensions
-    )
+    return tuple(int(d.constant.size) if d.WhichOneof("dimension") == "constant" else -1 for d in tensor.dimensions)
 
 
 def static_shape(tensor: Any) -> tuple[int, ...] | None:
     """As `declared_shape`, or None where a size is open."""
     shape = declared_shape(tensor)
     return None if -1 in shape else shape
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """Names in a damaged or hostile file may hold line breaks or terminal codes; no ArtifactError shows them."""
+    try:
+        yield
+    except ArtifactError as error:
+        if str(error).isprintable():
+            raise
+        raise ArtifactError(printable(str(error))) from error
+
+
+def printable(text: str) -> str:
+    """The text with every character that cannot be printed as a question mark."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def first(error: BaseException) -> str:
+    """The first line of a foreign error, without its full stop."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def unpack(packed: Array, bits: int, count: int) -> Array:
@@ -283,7 +312,7 @@ def _blockwise_shift_scale(data: Array, scale: Array, offset: Array | None = Non
 def _lut_to_dense(
     indices: Array, lut: Array, shape: Array | None = None, vector_axis: Array | None = None
 ) -> tuple[Array, ...]:
-    """Palette entries for indices. iOS 16: packed indices and `shape`; iOS 18: one palette per group, maybe of vectors."""
+    """Palette entries for indices. iOS 16: packed indices and a shape; iOS 18: one palette a group, of vectors."""
     if shape is not None:
         size = tuple(int(n) for n in shape)
         return (lut[unpack(indices, int(math.log2(lut.size)), math.prod(size))].reshape(size),)

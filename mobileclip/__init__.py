@@ -1,24 +1,24 @@
 """CLIP with quality captions on phones: models, weights, pixels and tokens.
 
-    model = mobileclip.load("mobileclip_s2.pt")
-    fused = mobileclip.fuse(model)
-    pixels = mobileclip.preprocess(model)(image)
-    ids = mobileclip.tokenize(["a photo of a cat"])
-
-Names are resolved on first use, so that importing the package does not import torch.
+model = mobileclip.load("mobileclip_s2.pt")
+fused = mobileclip.fuse(model)
+pixels = mobileclip.preprocess(model)(image)
+ids = mobileclip.tokenize(["a photo of a cat"])
 """
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mobileclip.lazy import install
 
 if TYPE_CHECKING:
-    from mobileclip.checkpoint import load, save
-    from mobileclip.errors import MobileClipError
-    from mobileclip.fuse import fuse
-    from mobileclip.models import create
-    from mobileclip.preprocessing import preprocess
-    from mobileclip.tokenizer import tokenize
+    from mobileclip.checkpoint import load as load
+    from mobileclip.checkpoint import save as save
+    from mobileclip.errors import MobileClipError as MobileClipError
+    from mobileclip.fuse import fuse as fuse
+    from mobileclip.models import create as create
+    from mobileclip.preprocessing import preprocess as preprocess
+    from mobileclip.tokenizer import tokenize as tokenize
 
 try:
     __version__ = version("mobileclip-toolkit")
@@ -34,13 +34,6 @@ _HOME = {
     "save": "checkpoint",
     "tokenize": "tokenizer",
 }
-__all__ = ["MobileClipError", "create", "fuse", "load", "preprocess", "save", "tokenize"]
+__all__ = ["MobileClipError", "create", "fuse", "load", "preprocess", "save", "tokenize"]  # noqa: F822
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'mobileclip' has no attribute '{name}'")
-    # `mobileclip.fuse` is both a module and its function: the function is what this package exports
-    value = getattr(import_module(f"mobileclip.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+install(__name__, _HOME)

@@ -1,14 +1,14 @@
 """What a user can cause, as exceptions whose text is one sentence: what came, what is allowed, what to do.
 
-    MobileClipError              the command line prints it and exits with code 2
-    ├── UnknownName              a name that no table holds; lists what it holds and the nearest
-    ├── CheckpointError          weights that are foreign, truncated, of another size, or unsafe to read
-    ├── ImageError               a picture that cannot be read, or is too large to be read safely
-    ├── BundleError              a bundle or manifest that is broken, changed or of another version
-    ├── ArtifactError            a model file that no reader or runtime of this project can take
-    ├── OutputError              a place that cannot be written, or that holds something already
-    └── MissingExtra             an optional package that is not installed
-    GateFailed                   not the user's mistake: an artifact disagrees with its reference (exit code 1)
+MobileClipError              the command line prints it and exits with code 2
+├── UnknownName              a name that no table holds; lists what it holds and the nearest
+├── CheckpointError          weights that are foreign, truncated, of another size, or unsafe to read
+├── ImageError               a picture that cannot be read, or is too large to be read safely
+├── BundleError              a bundle or manifest that is broken, changed or of another version
+├── ArtifactError            a model file that no reader or runtime of this project can take
+├── OutputError              a place that cannot be written, or that holds something already
+└── MissingExtra             an optional package that is not installed
+GateFailed                   not the user's mistake: an artifact disagrees with its reference (exit code 1)
 """
 
 from collections.abc import Iterable

@@ -13,8 +13,9 @@ Shapes: B images, H x W tokens of C channels, windows of h x w tokens, N = h * w
 
 import copy
 
+import torch
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
-from torch import Tensor, cat, nn
+from torch import Tensor, nn
 
 from mobileclip.errors import MobileClipError
 from mobileclip.models.blocks import Attention, Mlp, Normalise, fold_norm_into_linear, fold_query_scale
@@ -113,14 +114,14 @@ def join(x: Tensor, size: Size, window: Size) -> Tensor:
 def roll(x: Tensor, down: int, right: int) -> Tensor:
     """`torch.roll(x, (-down, -right), (1, 2))` of `[B, H, W, C]` without index arithmetic."""
     if down:
-        x = cat([x[:, down:], x[:, :down]], dim=1)
+        x = torch.cat([x[:, down:], x[:, :down]], dim=1)
     if right:
-        x = cat([x[:, :, right:], x[:, :, :right]], dim=2)
+        x = torch.cat([x[:, :, right:], x[:, :, :right]], dim=2)
     return x
 
 
 def fuse_block(block: SwinTransformerBlock) -> SwinBlock:
-    """One timm block; bias `[1, A, N, N]` and shift mask `[M, N, N]` (0 or -100) become one mask `[M or 1, A, N, N]`."""
+    """One timm block; its bias `[1, A, N, N]` and shift mask `[M, N, N]` (0 or -100) are added to one mask, once."""
     attn = block.attn
     norm1, qkv = fold_norm_into_linear(block.norm1, attn.qkv)
     norm2, fc1 = fold_norm_into_linear(block.norm2, block.mlp.fc1)
@@ -128,9 +129,10 @@ def fuse_block(block: SwinTransformerBlock) -> SwinBlock:
     mask = block.get_attn_mask(device=bias.device, dtype=bias.dtype)  # [M, N, N] or None
     if mask is not None:
         bias = bias + mask[:, None]
+    bias = bias.clone(memory_format=torch.contiguous_format)  # with one head, odd strides would read as channels-last
     return SwinBlock(
         norm1,
-        Attention(fold_query_scale(qkv, attn.scale), copy.deepcopy(attn.proj), attn.num_heads, bias.contiguous()),
+        Attention(fold_query_scale(qkv, attn.scale), copy.deepcopy(attn.proj), attn.num_heads, bias),
         norm2,
         Mlp(fc1, copy.deepcopy(block.mlp.fc2), copy.deepcopy(block.mlp.act)),
         window=block.window_size,
@@ -153,7 +155,7 @@ def _require_whole_windows(trunk: SwinTransformer) -> None:
         halved = isinstance(stage.downsample, PatchMerging)
         if any(n % w for n, w in zip(grid, window, strict=True)) or (halved and any(n % 2 for n in before)):
             raise MobileClipError(
-                f"a Swin for {'x'.join(map(str, trunk.patch_embed.img_size))} pixels cannot be fused: stage {index + 1} "
+                f"a Swin for {'x'.join(map(str, trunk.patch_embed.img_size))} pixels is not fused: stage {index + 1} "
                 f"makes {grid[0]}x{grid[1]} tokens of {before[0]}x{before[1]}, for windows of {window[0]}x{window[1]}. "
                 "Each stage must halve evenly and hold whole windows: choose a size such as 224 with window 7 or 256 "
                 "with window 8."

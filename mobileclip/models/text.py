@@ -11,6 +11,7 @@ Legend: B batch, L tokens (77), C channels.
 import torch
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, text_global_pool
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mobileclip.models.blocks import (
     Attention,
@@ -158,6 +159,7 @@ class FusedText(nn.Module):
     """
 
     earlier: Tensor
+    one: Tensor
 
     def __init__(
         self, tokens: nn.Embedding, position: Tensor, blocks: nn.Sequential, norm: Normalise, head: nn.Linear
@@ -168,7 +170,8 @@ class FusedText(nn.Module):
         self.blocks, self.norm, self.head = blocks, norm, head
         self.end = tokens.num_embeddings - 1
         length = position.shape[0]
-        self.register_buffer("earlier", torch.ones(length, length).triu(1).to(position), persistent=False)
+        self.register_buffer("earlier", -torch.ones(length, length).tril(-1).to(position))
+        self.register_buffer("one", torch.ones(length).to(position))
 
     @classmethod
     def from_open_clip(cls, tower: MctText | TextTransformer) -> "FusedText":
@@ -188,12 +191,12 @@ class FusedText(nn.Module):
         return cls(tokens, position, blocks, norm, head)
 
     def forward(self, ids: Tensor) -> Tensor:
-        end = (ids == self.end).to(self.position.dtype)  # [B, L]
-        first = end * torch.relu(1 - end @ self.earlier)  # [B, L], one at the first end-of-text id
+        end = (ids == self.end).to(self.position.dtype).reshape(ids.shape[0], 1, -1)  # [B, 1, L]
+        first = end * torch.relu(F.linear(end, self.earlier, self.one))  # [B, 1, L], one at the first end-of-text id
         x = self.blocks(self.tokens(ids) + self.position)  # [B, L, C]
-        pooled = torch.matmul(first.unsqueeze(1), self.norm(x)).squeeze(1)  # [B, C]
+        pooled = torch.matmul(first, self.norm(x))  # [B, 1, C]
         out: Tensor = self.head(pooled)
-        return out
+        return out.reshape(ids.shape[0], -1)
 
 
 def _zeros(tower: nn.Module) -> Tensor:
@@ -211,7 +214,9 @@ def _fused_block(block: nn.Module, centred: bool) -> nn.Module:
         )
     assert isinstance(block, ResidualAttentionBlock)
     attn = block.attn
-    packed = linear_like(attn.in_proj_weight, attn.in_proj_weight.detach().double(), attn.in_proj_bias.detach().double())
+    packed = linear_like(
+        attn.in_proj_weight, attn.in_proj_weight.detach().double(), attn.in_proj_bias.detach().double()
+    )
     norm1, qkv = fold_norm_into_linear(block.ln_1, packed)
     qkv = fold_query_scale(qkv, (attn.embed_dim // attn.num_heads) ** -0.5)
     norm2, fc1 = fold_norm_into_linear(block.ln_2, block.mlp.c_fc)

@@ -1,9 +1,9 @@
 """Deployed form of timm's VisionTransformer: MobileCLIP-B's image tower (`vit_base_mci_224`) and plain ViTs.
 
-`FusedViT.from_timm(trunk)` is exactly `trunk.eval()` at its input size: BatchNorms of the convolutional stem are folded,
-class tokens carry their positions, and the affine parts of LayerNorms, the scale of the attention and layer scale are in
-the weights. The stream of a ViT is read through LayerNorms only, so its mean over the channels is taken out of all that
-is added to it (`blocks.centre_output`), and every remaining normalisation is `centred`.
+`FusedViT.from_timm(trunk)` is exactly `trunk.eval()` at its input size: BatchNorms of the convolutional stem are
+folded, class tokens carry their positions, and the affine parts of LayerNorms, the scale of the attention and layer
+scale are in the weights. The stream of a ViT is read through LayerNorms only, so its mean over the channels is taken
+out of all that is added to it (`blocks.centre_output`), and every remaining normalisation is `centred`.
 
 Source: Dosovitskiy et al., An Image is Worth 16x16 Words, 2020 (arXiv 2010.11929); Vasu et al., MobileCLIP, 2024
 (arXiv 2311.17049), section 5; timm/models/vision_transformer.py and vision_transformer_hybrid.py.
@@ -12,6 +12,7 @@ Shapes: B images, P patches, K class and register tokens, N = K + P tokens, C ch
 """
 
 import copy
+from typing import Any
 
 import torch
 from timm.layers import HybridEmbed, LayerScale
@@ -72,20 +73,20 @@ class FusedViT(nn.Module):
             prefix, position = centre(prefix), centre(position)
             last = centre_output(last)
         blocks = [fuse_block(block, centred=centred) for block in trunk.blocks]
-        norm, head = copy.deepcopy((trunk.norm, trunk.head))
+        norm: nn.Module = copy.deepcopy(trunk.norm)
+        head: nn.Module = copy.deepcopy(trunk.head)
         if isinstance(head, nn.Linear):
-            norm, head = fold_norm_into_linear(norm, head)
+            norm, head = fold_norm_into_linear(trunk.norm, head)
             norm.centred = centred
-        fused = cls(
-            nn.Sequential(*layers, last), prefix, position, copy.deepcopy(norm_pre), nn.Sequential(*blocks), norm, head
-        )
+        stem, body = nn.Sequential(*layers, last), nn.Sequential(*blocks)
+        fused = cls(stem, prefix, position, copy.deepcopy(norm_pre), body, norm, head)
         return fused.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).flatten(2).transpose(1, 2)  # [B, P, C]
         x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x + self.position], dim=1)  # [B, N, C]
         x = self.blocks(self.norm_pre(x))
-        out: Tensor = self.head(self.norm(x[:, 0]))
+        out: Tensor = self.head(self.norm(x[:, :1])).flatten(1)  # a slice: XNNPACK has no select
         return out
 
 
@@ -113,7 +114,7 @@ def _fold_layer_scale(linear: nn.Linear, scale: nn.Module) -> nn.Linear:
     return copy.deepcopy(linear)
 
 
-def _stem(embed: nn.Module) -> tuple[list[nn.Module], nn.Conv2d]:
+def _stem(embed: Any) -> tuple[list[nn.Module], nn.Conv2d]:
     """Patch embedding as some layers and a last convolution, to `[B, C, H / 16, W / 16]`."""
     if not isinstance(embed, HybridEmbed):
         assert isinstance(embed.norm, nn.Identity)
@@ -125,9 +126,7 @@ def _stem(embed: nn.Module) -> tuple[list[nn.Module], nn.Conv2d]:
     for unit in units:  # convolution, then BatchNorm and activation in one module
         layers += [fold_bn_into_conv(unit.conv, unit.bn), copy.deepcopy(unit.bn.act)]
     assert len(last.bn) == 0
-    conv = copy.deepcopy(last.conv)
-    assert isinstance(conv, nn.Conv2d)
-    return layers, conv
+    return layers, copy.deepcopy(last.conv)
 
 
 def _tokens(trunk: VisionTransformer) -> tuple[Tensor, Tensor]:

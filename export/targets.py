@@ -1,0 +1,118 @@
+"""What can be exported, by name: runtimes (`TARGETS`) and the interfaces of existing apps (`PRESETS`). Imports nothing heavy.
+
+A new target is one entry here and one function in a `to_*.py`; a new preset is one entry.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mobileclip.errors import UnknownName
+
+Kind = Literal["image", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What an artifact must reach against the eager view on each input."""
+
+    db: float
+    """Signal to error, 10 log10(sum reference^2 / sum error^2), in dB."""
+    cosine: float
+    """Cosine of the two embeddings."""
+
+
+FP32 = Gate(db=90.0, cosine=0.999999)
+FP16 = Gate(db=40.0, cosine=0.9999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One runtime that artifacts are made for."""
+
+    lower: str
+    """`module:function` that writes a view: (view, path, preset) -> Delegation or None."""
+    suffix: str
+    """Of the file or package."""
+    precision: Literal["fp32", "fp16"]
+    gate: Gate
+    rewrites: tuple[str, ...]
+    """Names in `rewrites.REWRITES` that are applied before lowering, in order."""
+
+
+TARGETS: Mapping[str, Target] = {
+    "onnx": Target(lower="export.to_onnx:lower", suffix=".onnx", precision="fp32", gate=FP32, rewrites=()),
+    "executorch-xnnpack": Target(
+        lower="export.to_executorch:lower_xnnpack",
+        suffix=".xnnpack.pte",
+        precision="fp32",
+        gate=FP32,
+        rewrites=("linear-layernorm",),
+    ),
+    "executorch-coreml": Target(
+        lower="export.to_executorch:lower_coreml", suffix=".coreml.pte", precision="fp16", gate=FP16, rewrites=()
+    ),
+    "executorch-vulkan": Target(
+        lower="export.to_executorch:lower_vulkan", suffix=".vulkan.pte", precision="fp16", gate=FP16, rewrites=()
+    ),
+    "coreml": Target(lower="export.to_coreml:lower", suffix=".mlpackage", precision="fp16", gate=FP16, rewrites=()),
+}
+"""Name -> what is written and what it must reach."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Names and types that an existing app expects (its source beside each entry of `PRESETS`)."""
+
+    image: tuple[str, str]
+    """Names of the image view's input and output."""
+    text: tuple[str, str]
+    """Names of the text view's input and output."""
+    ids: Literal["int32", "int64"] = "int32"
+    """Type of the token ids."""
+    normalised: bool = False
+    """Whether the graph ends by scaling the embedding to unit length."""
+    ios: str = "iOS16"
+    """Oldest system that a Core ML package of this preset runs on, as coremltools names it."""
+
+
+PRESETS: Mapping[str, Preset] = {
+    # Apple's released packages, read by its demo app and by others: mobileclip_s2_image.mlpackage, iOS 15
+    "apple": Preset(image=("image", "final_emb_1"), text=("text", "final_emb_1"), ios="iOS15"),
+    # Queryable: ImageEncoder_mobileCLIP_s2 and TextEncoder_mobileCLIP_s2
+    "queryable": Preset(image=("colorImage", "embOutput"), text=("prompt", "embOutput")),
+    # transformers.js and the ONNX exports that it loads
+    "transformers.js": Preset(image=("pixel_values", "image_embeds"), text=("input_ids", "text_embeds"), ids="int64"),
+    # ente's desktop and mobile apps
+    "ente": Preset(image=("input", "output"), text=("input", "output")),
+    # open_clip's own names, of unit length as its users compare them
+    "open_clip": Preset(
+        image=("image", "image_features"), text=("text", "text_features"), ids="int64", normalised=True
+    ),
+}
+"""Name -> what its apps expect."""
+
+
+def preset_of(name: str) -> Preset:
+    """The preset called `name`.
+
+    Raises:
+        UnknownName: no entry of `PRESETS`; the nearest is offered.
+    """
+    if name not in PRESETS:
+        raise UnknownName("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def targets_of(names: Iterable[str]) -> dict[str, Target]:
+    """The targets called `names`, in their order, each once.
+
+    Raises:
+        UnknownName: no entry of `TARGETS`; the nearest is offered.
+    """
+    found = {}
+    for name in names:
+        if name not in TARGETS:
+            raise UnknownName("target", name, TARGETS)
+        found[name] = TARGETS[name]
+    return found

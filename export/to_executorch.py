@@ -1,0 +1,78 @@
+"""A view as an ExecuTorch program (.pte) for one delegate: XNNPACK (fp32), Core ML (fp16) or Vulkan (fp16).
+
+The calls are explicit, not ExecuTorch's recipes: those leave out the transform passes without which XNNPACK gets more
+partitions. `Delegation` tells how much of the graph the delegate took and what stayed outside.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from export.targets import preset_of
+from export.views import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delegation:
+    """How a lowered graph was divided."""
+
+    delegates: int
+    """Subgraphs that the delegate runs; one is best."""
+    loose: Mapping[str, int]
+    """Operators that stayed outside, and how often."""
+
+
+def lower_xnnpack(view: View, path: Path, preset: str) -> Delegation:
+    """Write `view` to `path` for XNNPACK."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.backends.xnnpack.utils.configs import get_transform_passes
+
+    return _lower(view, path, [XnnpackPartitioner()], get_transform_passes())
+
+
+def lower_coreml(view: View, path: Path, preset: str) -> Delegation:
+    """Write `view` to `path` for ExecuTorch's Core ML delegate."""
+    import coremltools as ct
+    from executorch.backends.apple.coreml.compiler import CoreMLBackend
+    from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+
+    specs = CoreMLBackend.generate_compile_specs(
+        compute_unit=ct.ComputeUnit.ALL,
+        minimum_deployment_target=max(ct.target.iOS16, getattr(ct.target, preset_of(preset).ios)),
+        compute_precision=ct.precision.FLOAT16,
+    )
+    return _lower(view, path, [CoreMLPartitioner(compile_specs=specs, lower_full_graph=True)], None)
+
+
+def lower_vulkan(view: View, path: Path, preset: str) -> Delegation:
+    """Write `view` to `path` for Vulkan, with XNNPACK for what Vulkan does not take (it has no fallback at run time)."""
+    from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    vulkan = VulkanPartitioner({"force_fp16": True, "require_dynamic_shapes": False})
+    return _lower(view, path, [vulkan, XnnpackPartitioner()], None)
+
+
+def _lower(view: View, path: Path, partitioners: Sequence[Any], passes: Any) -> Delegation:
+    from executorch.devtools.backend_debug import get_delegation_info
+    from executorch.exir import to_edge_transform_and_lower
+
+    program = torch.export.export(view, (view.example,))
+    edge = to_edge_transform_and_lower(program, partitioner=list(partitioners), transform_passes=passes)
+    info = get_delegation_info(edge.exported_program().graph_module)
+    buffer = edge.to_executorch().buffer
+    path.write_bytes(buffer)
+    loose = {
+        name: counts.non_delegated
+        for name, counts in info.delegation_by_operator.items()
+        if counts.non_delegated and not _bookkeeping(name)
+    }
+    return Delegation(delegates=info.num_delegated_subgraphs, loose=loose)
+
+
+def _bookkeeping(name: str) -> bool:
+    """Nodes of the graph that do nothing on the device."""
+    return "getitem" in name or "executorch_call_delegate" in name

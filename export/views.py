@@ -1,0 +1,172 @@
+"""The graphs that are deployed: a fused tower with named inputs and outputs.
+
+A view is a small module whose `forward` is exactly what runs on the device: pixels 0..1 or token ids in, an embedding out.
+The names come from a preset, so that an artifact drops into an app that exists already. Shapes are static, the batch is one.
+
+Image views take RGB [1, 3, S, S] in 0..1; statistics that a model wants (OpenAI's, ImageNet's) are arithmetic in the graph,
+so no app has to know them. Text views take int ids [1, 77], padded with zeros; a shorter or otherwise padded input gives
+another embedding, because MobileCLIP's text towers attend to the padding.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.targets import Kind, Preset, preset_of
+from mobileclip.config import Preprocess
+from mobileclip.models import Clip
+from mobileclip.tokenizer import tokenize
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """One input of an artifact, as the manifest tells it."""
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    dtype: str
+    """`float32`, `int32`, `int64`, or `image` where the runtime takes 8-bit pixels itself (Core ML)."""
+    colour: str | None = None
+    """Order of the channels, for images."""
+    scale: float | None = None
+    """What an 8-bit pixel is multiplied with before it enters (None: text). 1.0: the runtime does it."""
+    resize: str | None = None
+    crop: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without what does not apply."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSpec:
+    """One output of an artifact, as the manifest tells it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    meaning: str
+    normalised: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+class View(nn.Module):
+    """A deployed graph: one tower between one named input and one named output.
+
+    Attributes:
+        kind: `image` or `text`.
+        inputs, outputs: what `forward` takes and gives, in order.
+        example: a valid input, also the known answer's.
+    """
+
+    def __init__(self, kind: Kind, tower: nn.Module, inputs: InputSpec, outputs: OutputSpec, example: Tensor) -> None:
+        super().__init__()
+        self.kind: Kind = kind
+        self.tower = tower
+        self.inputs = (inputs,)
+        self.outputs = (outputs,)
+        self.example = example
+        self.unit = UnitLength() if outputs.normalised else nn.Identity()
+        self.statistics: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, 3, S, S] or [1, 77] -> embedding [1, E]."""
+        out: Tensor = self.unit(self.tower(self.statistics(x)))
+        return out
+
+
+class Statistics(nn.Module):
+    """`(x - mean) / std` per channel of [B, 3, S, S], as one multiplication and one addition."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        mean, std = (
+            torch.tensor(preprocess.mean, dtype=torch.float64),
+            torch.tensor(preprocess.std, dtype=torch.float64),
+        )
+        self.register_buffer("scale", (1 / std).float().reshape(1, 3, 1, 1))
+        self.register_buffer("shift", (-mean / std).float().reshape(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class UnitLength(nn.Module):
+    """Scales [B, E] to unit length, safe in fp16: the square of an embedding's norm may pass 65,504, its mean does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.rsqrt((x * x).mean(dim=-1, keepdim=True) + 1e-12)
+        return x * x.shape[-1] ** -0.5
+
+
+def make_views(model: Clip, preset: str = "apple") -> dict[Kind, View]:
+    """The views of a model: `image`, and `text` where it has a text tower.
+
+    Of a fused model they are what is deployed; of a model in training form, what artifacts are compared with.
+
+    Raises:
+        UnknownName: no such preset.
+    """
+    names = preset_of(preset)
+    views: dict[Kind, View] = {"image": _image_view(model, names)}
+    if model.text is not None:
+        views["text"] = _text_view(model, names)
+    return views
+
+
+def _output(model: Clip, name: str, kind: Kind, preset: Preset) -> OutputSpec:
+    return OutputSpec(
+        name=name,
+        shape=(1, model.config.embed_dim),
+        dtype="float32",
+        meaning=f"{kind} embedding",
+        normalised=preset.normalised,
+    )
+
+
+def _image_view(model: Clip, preset: Preset) -> View:
+    pre = model.config.preprocess
+    spec = InputSpec(
+        name=preset.image[0],
+        kind="image",
+        shape=(1, 3, pre.size, pre.size),
+        dtype="float32",
+        colour="RGB",
+        scale=1 / 255,
+        resize=f"shortest side to {pre.size}, {pre.interpolation}, antialias",
+        crop="centre",
+    )
+    view = View("image", model.image, spec, _output(model, preset.image[1], "image", preset), test_card(pre.size))
+    if pre.normalises:
+        view.statistics = Statistics(pre)
+    return view.eval().requires_grad_(False)
+
+
+def _text_view(model: Clip, preset: Preset) -> View:
+    assert model.config.text is not None
+    assert model.text is not None
+    context = model.config.text.context
+    ids = tokenize(["a photo of a cat"], context).to(getattr(torch, preset.ids))
+    spec = InputSpec(name=preset.text[0], kind="text", shape=(1, context), dtype=preset.ids)
+    view = View("text", model.text, spec, _output(model, preset.text[1], "text", preset), ids)
+    return view.eval().requires_grad_(False)
+
+
+def test_card(size: int) -> Tensor:
+    """A picture [1, 3, size, size] in 0..1 with edges, gradients and fine texture; each value is a multiple of 1/255."""
+    rows = torch.linspace(0, 1, size).reshape(size, 1).expand(size, size)
+    columns = rows.T
+    disc = ((rows - 0.45) ** 2 + (columns - 0.55) ** 2 < 0.09).float()
+    waves = 0.5 + 0.5 * torch.sin(40 * columns * (0.3 + rows))
+    checks = ((rows * 8).floor() + (columns * 8).floor()) % 2
+    card = torch.stack([0.2 + 0.6 * rows + 0.2 * disc, 0.7 * waves + 0.3 * disc, 0.3 * checks + 0.5 * columns])
+    return ((card.clamp(0, 1) * 255).round() / 255).unsqueeze(0)

@@ -1,0 +1,66 @@
+"""Rewrites compute what they replace, leave the model that they are given, and name what they know."""
+
+import pytest
+import torch
+from torch import nn
+
+from export.rewrites import REWRITES, LinearLayerNorm, rewrite
+from mobileclip.errors import UnknownName
+from mobileclip.models.blocks import Normalise, centre
+
+
+class Small(nn.Module):
+    """One of each LayerNorm that a deployed form holds: bare, centred, affine, affine without bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bare, self.centred = Normalise(24, 1e-5), Normalise(24, 1e-6, centred=True)
+        self.affine = nn.Sequential(nn.LayerNorm(24), nn.LayerNorm(24, bias=False))
+        for value in self.affine.parameters():
+            nn.init.normal_(value, 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.affine(self.bare(x) + self.centred(centre(x)))
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("shape", [(2, 24), (1, 5, 24), (1, 3, 4, 24)])
+@torch.no_grad()
+def test_linear_layernorm_equals_layernorm(shape: tuple[int, ...], dtype: torch.dtype, limit: float) -> None:
+    torch.manual_seed(0)
+    model, x = Small().to(dtype), 3 + 5 * torch.randn(*shape, dtype=dtype)
+    rewritten = rewrite(model, ["linear-layernorm"]).to(dtype)
+    got, want = rewritten(x), model(x)
+    assert float((got - want).norm() / want.norm()) < limit
+    kinds = [type(module) for module in rewritten.modules()]
+    assert kinds.count(LinearLayerNorm) == 4
+    assert not {Normalise, nn.LayerNorm} & set(kinds)
+
+
+@torch.no_grad()
+def test_large_means_do_not_cost_precision() -> None:
+    """Centring comes before squaring: with mean 100 and deviation 1, E[x^2] - E[x]^2 would lose four digits."""
+    x = 100 + torch.randn(8, 64)
+    norm = Normalise(64, 1e-6)
+    want = norm(x.double())
+    assert float((rewrite(norm, ["linear-layernorm"])(x) - want).norm() / want.norm()) < 2e-5
+
+
+@pytest.mark.parametrize("name", REWRITES)
+def test_model_is_left_as_it_is(name: str) -> None:
+    model = Small()
+    kinds = [type(module) for module in model.modules()]
+    assert rewrite(model, [name]) is not model
+    assert [type(module) for module in model.modules()] == kinds
+
+
+def test_no_names_is_a_copy() -> None:
+    model = Small()
+    assert torch.equal(rewrite(model, [])(torch.ones(1, 24)), model(torch.ones(1, 24)))
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(
+        UnknownName, match=r"unknown rewrite 'linear-layer-norm': did you mean 'linear-layernorm'\? Known"
+    ):
+        rewrite(Small(), ["linear-layer-norm"])
