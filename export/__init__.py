@@ -13,6 +13,6 @@ if TYPE_CHECKING:
     from export.verify import verify as verify
 
 _HOME = {"export": "recipe", "verify": "verify"}
-__all__ = ["export", "verify"]  # noqa: F822
+__all__ = ["export", "verify"]
 
 install(__name__, _HOME)

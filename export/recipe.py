@@ -31,6 +31,7 @@ from export.parity import Parity, compare
 from export.rewrites import REWRITES, rewrite
 from export.runtimes import NotHere, open_artifact, tool_versions
 from export.targets import TARGETS, Kind, Target, targets_of
+from export.to_executorch import Delegation
 from export.views import View, make_views
 from mobileclip import __version__
 from mobileclip.checkpoint import load, save
@@ -219,7 +220,7 @@ def _make(job: Job, partial: Path) -> dict[str, Any]:
         "outputs": [spec.as_dict() for spec in view.outputs],
         "rewrites": list(job.rewrites),
         "delegates": None if delegation is None else delegation.delegates,
-        "loose": [] if delegation is None else [_loose(name, count) for name, count in delegation.loose.items()],
+        "loose": [] if delegation is None else loose_operators(delegation),
         "parity": parity,
         "gate": asdict(target.gate)
         | ({"passed": None, "reason": reason} if parity is None else _verdict(parity, target)),
@@ -270,9 +271,17 @@ def _input(spec: Any, target: str) -> Any:
     return replace(spec, dtype="image", scale=1.0) if spec.kind == "image" else replace(spec, dtype="int32")
 
 
-def _loose(name: str, count: int) -> dict[str, Any]:
-    reason = _HARMLESS.get(name, "the delegate's partitioner did not take it")
-    return {"operator": name, "count": count, "compute": name not in _HARMLESS, "reason": reason}
+def loose_operators(delegation: Delegation) -> list[dict[str, Any]]:
+    """What stayed outside of the delegates, as the manifest tells it: how often, why, and whether anything is computed."""
+    return [
+        {
+            "operator": name,
+            "count": count,
+            "compute": name not in _HARMLESS,
+            "reason": _HARMLESS.get(name, "the delegate's partitioner did not take it"),
+        }
+        for name, count in delegation.loose.items()
+    ]
 
 
 def _told(entry: Mapping[str, Any] | None) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from export.depthwise import split_depthwise, split_multiplier
 from mobileclip.errors import UnknownName
 from mobileclip.models.blocks import Normalise
 
@@ -76,6 +77,8 @@ def linear_layernorm(module: nn.Module) -> nn.Module | None:
 
 REWRITES: dict[str, Rewrite] = {
     "linear-layernorm": linear_layernorm,
+    "split-multiplier": split_multiplier,
+    "split-depthwise": split_depthwise,
 }
 
 

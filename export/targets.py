@@ -47,7 +47,7 @@ TARGETS: Mapping[str, Target] = {
         suffix=".xnnpack.pte",
         precision="fp32",
         gate=FP32,
-        rewrites=("linear-layernorm",),
+        rewrites=("linear-layernorm", "split-multiplier", "split-depthwise"),
     ),
     "executorch-coreml": Target(
         lower="export.to_executorch:lower_coreml", suffix=".coreml.pte", precision="fp16", gate=FP16, rewrites=()

@@ -57,22 +57,23 @@ def lower_vulkan(view: View, path: Path, preset: str) -> Delegation:
 
 
 def _lower(view: View, path: Path, partitioners: Sequence[Any], passes: Any) -> Delegation:
-    from executorch.devtools.backend_debug import get_delegation_info
     from executorch.exir import to_edge_transform_and_lower
 
     program = torch.export.export(view, (view.example,))
     edge = to_edge_transform_and_lower(program, partitioner=list(partitioners), transform_passes=passes)
+    found = delegation_of(edge)
+    path.write_bytes(edge.to_executorch().buffer)
+    return found
+
+
+def delegation_of(edge: Any) -> Delegation:
+    """How an `EdgeProgramManager` that was lowered is divided."""
+    from executorch.devtools.backend_debug import get_delegation_info
+
     info = get_delegation_info(edge.exported_program().graph_module)
-    buffer = edge.to_executorch().buffer
-    path.write_bytes(buffer)
     loose = {
         name: counts.non_delegated
         for name, counts in info.delegation_by_operator.items()
-        if counts.non_delegated and not _bookkeeping(name)
+        if counts.non_delegated and "getitem" not in name
     }
     return Delegation(delegates=info.num_delegated_subgraphs, loose=loose)
-
-
-def _bookkeeping(name: str) -> bool:
-    """Nodes of the graph that do nothing on the device."""
-    return "getitem" in name or "executorch_call_delegate" in name

@@ -6,7 +6,6 @@ pixels = mobileclip.preprocess(model)(image)
 ids = mobileclip.tokenize(["a photo of a cat"])
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from mobileclip.lazy import install
@@ -20,10 +19,7 @@ if TYPE_CHECKING:
     from mobileclip.preprocessing import preprocess as preprocess
     from mobileclip.tokenizer import tokenize as tokenize
 
-try:
-    __version__ = version("mobileclip-toolkit")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+__version__ = "0.1.0"
 
 _HOME = {
     "MobileClipError": "errors",
@@ -34,6 +30,6 @@ _HOME = {
     "save": "checkpoint",
     "tokenize": "tokenizer",
 }
-__all__ = ["MobileClipError", "create", "fuse", "load", "preprocess", "save", "tokenize"]  # noqa: F822
+__all__ = ["MobileClipError", "create", "fuse", "load", "preprocess", "save", "tokenize"]
 
 install(__name__, _HOME)

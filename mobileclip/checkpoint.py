@@ -354,7 +354,9 @@ def _unreachable(text: str, repository: str, error: Exception) -> CheckpointErro
 def _config(found: _Found, tensors: Mapping[str, Tensor], digest: str, wanted: ModelConfig | None) -> ModelConfig:
     """The configuration that the weights must fit: asked for, brought along, or recognised from the shapes."""
     state = keys.state_of(tensors)
-    asked = f"you asked for {wanted.name}" if wanted else "its config.json says otherwise"
+    asked = "you asked for" if wanted else "where it should be"
+    if found.name:
+        wanted = wanted or MODELS[found.name]
     if found.document:
         own = config_in(found.document, found.weights.with_name(CONFIG), state, len(tensors))
         if found.document["sha256"] != digest:
@@ -373,8 +375,8 @@ def _config(found: _Found, tensors: Mapping[str, Tensor], digest: str, wanted: M
     if wanted is not None:
         if sizes != keys.sizes_of(wanted):
             raise CheckpointError(
-                f"the checkpoint '{found.source}' holds {_holds(sizes)}, {asked}: {keys.sizes_of(wanted)}; give the "
-                "file of that model, or leave the name out."
+                f"the checkpoint '{found.source}' holds {_holds(sizes)}, {asked} {wanted.name}: "
+                f"{keys.sizes_of(wanted)}; give the file of that model, or leave the name out."
             )
         return wanted
     names = _named_like(sizes)
@@ -382,8 +384,6 @@ def _config(found: _Found, tensors: Mapping[str, Tensor], digest: str, wanted: M
         raise CheckpointError(
             f"the checkpoint '{found.source}' holds {_holds(sizes)}; known are {', '.join(MODELS)}: give one of these."
         )
-    if found.name in names:
-        return MODELS[found.name]
     second = [name for name in names if name.startswith("mobileclip2")]
     return MODELS[second[0] if second and _says_second(found.weights) else names[0]]
 

@@ -88,7 +88,7 @@ def config_in(document: Mapping[str, Any], path: Path, state: str, tensors: int)
     try:
         config = ModelConfig.from_dict(document["model"])
     except (CheckpointError, ValueError) as error:
-        raise CheckpointError(f"'{path}': {error}") from error
+        raise CheckpointError(f"'{path}' holds no model of this toolkit: {str(error).rstrip('.')}.") from error
     fault = next(_faults(config, tensors), None)
     if fault is None and document["tokenizer"] != _tokenizer(config):
         fault = "its tokenizer is not the one that its text tower needs"

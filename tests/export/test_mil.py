@@ -788,7 +788,7 @@ def test_slicing_is_numpys(data: st.DataObject) -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.booleans(), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_pooling_is_torchs(n: int, kernel: int, stride: int, pad: int, ceil: bool, exclude: bool) -> None:
     if pad > kernel // 2 or n + 2 * pad < kernel:
         return
@@ -906,7 +906,6 @@ WORDS = torch.tensor([[48, 5, 7, 9, 49, 0, 0, 0, 0, 0, 0, 0]], dtype=torch.int32
     ("make", "example", "capture", "precision"),
     [
         (fastvit, PICTURE, export, "FLOAT32"),
-        (fastvit, PICTURE, export, "FLOAT16"),
         (vit, PICTURE, export, "FLOAT32"),
         (swin, PICTURE, traced, "FLOAT32"),  # coremltools 9.0 cannot convert Swin's exported form
         (text_tower, WORDS, traced, "FLOAT16"),
