@@ -51,6 +51,7 @@ def fuse(model: nn.Module) -> nn.Module:
     if isinstance(model, Clip):
         fused = Clip(model.config, fuse(model.image), None if model.text is None else fuse(model.text))
         fused.logit_scale.data = model.logit_scale.detach().clone()
+        fused.origin = model.origin
         return fused.eval().requires_grad_(False)
     if isinstance(model, FUSED):
         return copy.deepcopy(model).eval()
