@@ -1,8 +1,9 @@
 """What artifacts are held against: the plain export of the same weights, and other encoders exported by our own rules.
 
-`naive` is what an engineer gets without this project: timm's `reparameterize_model`, then the converter's defaults. A baseline by
-a model's name (Swin-L) is exported exactly as carefully as MCi2 is, so that what is compared is the network and not the care.
-Both are kept in a cache; their weights are seeded where none are given, because latency does not depend on them.
+`naive` is what an engineer gets without this project: timm's `reparameterize_model`, then the converter's defaults. A
+baseline by a model's name (Swin-L) is exported exactly as carefully as MCi2 is, so that what is compared is the
+network and not the care. Both are kept in a cache; their weights are seeded where none are given, because latency
+does not depend on them.
 """
 
 import hashlib

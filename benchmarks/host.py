@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from benchmarks import baselines, limits, results
 from benchmarks.timing import Samples, interleave, ratio_of_medians, timed
+from export.bundle import read_array
 from export.manifest import Bundle
 from export.parity import compare
-from export.recipe import read_array
 from export.runtimes import NotHere, Session, open_artifact, tool_versions
 from export.targets import TARGETS, Kind
 from export.views import make_views
@@ -28,7 +28,7 @@ from mobileclip.fuse import fuse
 from mobileclip.models import Clip
 
 RUNNABLE = ("onnx", "executorch-xnnpack")
-"""Targets whose runtime on a host is the runtime of a device; the interpreter of Core ML programs is no measure of speed."""
+"""Targets whose runtime here is that of a device; the interpreter of Core ML programs measures no speed."""
 
 
 def measure(
@@ -48,7 +48,8 @@ def measure(
 
     Args:
         bundle: folder that `export` wrote.
-        against: a model's name (exported by our rules for the same target), `naive` (the plain export of the same weights),
+        against: a model's name (exported by our rules for the same target), `naive` (the plain export of the same
+        weights),
             a target of the same bundle (`onnx`), or the folder of another bundle.
         targets: of the bundle; those that run on a host when None.
         views: `image`, `text` or both.

@@ -1,8 +1,8 @@
 """The floor under an encoder's latency: its matrix products alone, at the speed that this machine multiplies matrices.
 
-Every dense convolution and linear layer of the fused view is one product of [M, K] and [K, N]; torch's fp32 GEMM runs each
-shape on the same number of threads. What a device spends beyond the sum is depthwise convolutions, activations, attention's
-softmax, moving memory, and a runtime's own overhead.
+Every dense convolution and linear layer of the fused view is one product of [M, K] and [K, N]; torch's fp32 GEMM runs
+each shape on the same number of threads. What a device spends beyond the sum is depthwise convolutions, activations,
+attention's softmax, moving memory, and a runtime's own overhead.
 """
 
 import time

@@ -1,8 +1,9 @@
 """Timing that can be trusted on a machine that is never quiet.
 
-Two subjects are timed in one process, interleaved A B B A, so that drift hits both alike; each is warmed up first, and its load
-and first run are kept apart from its steady state. The ratio of medians comes with a bootstrap interval. Every raw sample is kept.
-Protocol: the superset of ModelBench, MLPerf Mobile and executor_runner, as far as one host has them.
+Two subjects are timed in one process, interleaved A B B A, so that drift hits both alike; each is warmed up first,
+and its load and first run are kept apart from its steady state. The ratio of medians comes with a bootstrap interval.
+Every raw sample is kept. Protocol: the superset of ModelBench, MLPerf Mobile and executor_runner, as far as one host
+has them.
 """
 
 import time

@@ -1,8 +1,8 @@
 """Depthwise convolutions in the forms that XNNPACK has fast kernels for. Exact: only the order of additions changes.
 
-XNNPACK's depthwise kernels (x86 and ARM alike) take up to 25 taps and one output a channel. A 7x7 (49 taps), or two outputs a
-channel, silently becomes a grouped indirect GEMM with groups of one channel, which wastes almost the whole vector unit: more than
-half of MCi2's time. Figures of every form that was tried are in docs/log.md.
+XNNPACK's depthwise kernels (x86 and ARM alike) take up to 25 taps and one output a channel. A 7x7 (49 taps), or two
+outputs a channel, silently becomes a grouped indirect GEMM with groups of one channel, which wastes almost the whole
+vector unit: more than half of MCi2's time. Figures of every form that was tried are in docs/log.md.
 """
 
 import torch
@@ -37,9 +37,9 @@ class SplitDepthwise(nn.Module):
     """A 7x7 depthwise convolution (stride 1 or 2) as the sum of three dilated ones.
 
     Even rows x the inner five columns, odd rows x all columns, even rows x the outer two. Each set is evenly spaced and
-    symmetric about the centre, so that each piece is an ordinary convolution with symmetric padding whose output has the
-    right size already: no slice, no padding operator. Dilation runs along the rows because along the columns XNNPACK needs a
-    larger indirection buffer.
+    symmetric about the centre, so that each piece is an ordinary convolution with symmetric padding whose output has
+    the right size already: no slice, no padding operator. Dilation runs along the rows because along the columns
+    XNNPACK needs a larger indirection buffer.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -67,8 +67,8 @@ class SplitDepthwise(nn.Module):
 class SplitMultiplier(nn.Module):
     """A depthwise convolution with m outputs a channel as m plain ones, side by side.
 
-    The outputs come multiplier by multiplier, not interleaved: output i is channel `permutation[i]` of the original, and the
-    layers that follow must be permuted with it (`split_multiplier` does).
+    The outputs come multiplier by multiplier, not interleaved: output i is channel `permutation[i]` of the original,
+    and the layers that follow must be permuted with it (`split_multiplier` does).
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -103,8 +103,8 @@ def split_depthwise(module: nn.Module) -> nn.Module | None:
 def split_multiplier(module: nn.Module) -> nn.Module | None:
     """`FusedMCi` with its three downsamplers and its last convolution, two outputs a channel, as `SplitMultiplier`.
 
-    The permutation is folded into squeeze-and-excitation and into the dense layer behind; activation and pooling keep it.
-    Changes the module that it is given.
+    The permutation is folded into squeeze-and-excitation and into the dense layer behind; activation and pooling keep
+    it. Changes the module that it is given.
     """
     if not isinstance(module, FusedMCi):
         return None
@@ -117,7 +117,7 @@ def split_multiplier(module: nn.Module) -> nn.Module | None:
 
 def _split_first(layers: nn.Sequential, behind: nn.Linear | None) -> None:
     conv = layers[0]
-    if not is_depthwise(conv) or conv.out_channels == conv.in_channels:
+    if not isinstance(conv, nn.Conv2d) or not is_depthwise(conv) or conv.out_channels == conv.in_channels:
         return
     layers[0] = split = SplitMultiplier(conv)
     for layer in [*layers[1:], behind]:

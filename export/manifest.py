@@ -1,7 +1,7 @@
 """The manifest: the JSON beside artifacts, and the only thing that apps read about them.
 
-`write` makes it last, when everything that it speaks of is there; `Bundle.open` refuses a bundle that is not what was written:
-another schema version, a file that is missing, changed (by its hash) or outside of the folder.
+`write` makes it last, when everything that it speaks of is there; `Bundle.open` refuses a bundle that is not what was
+written: another schema version, a file that is missing, changed (by its hash) or outside of the folder.
 """
 
 import hashlib

@@ -1,8 +1,9 @@
-"""`export(model, targets, out)`: a checkpoint becomes a bundle of artifacts, each compared with the model it was made from.
+"""`export(model, targets, out)`: a checkpoint becomes a bundle of artifacts, each compared with the model it was made
+from.
 
-For every view and target: rewrite for the target, check the rewritten view against the view, lower, run the file where a
-runtime is at hand, compare, note. Work is kept in `.NAME.partial` beside the bundle: what was finished before an interruption
-is not made again, and the bundle appears whole, with its manifest, or not at all.
+For every view and target: rewrite for the target, check the rewritten view against the view, lower, run the file
+where a runtime is at hand, compare, note. Work is kept in `.NAME.partial` beside the bundle: what was finished before
+an interruption is not made again, and the bundle appears whole, with its manifest, or not at all.
 """
 
 import contextlib
@@ -17,32 +18,28 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from export import manifest
+from export.bundle import finish, read_array, write_known_answers
 from export.parity import Parity, compare
 from export.rewrites import REWRITES, rewrite
 from export.runtimes import NotHere, open_artifact, tool_versions
 from export.targets import TARGETS, Kind, Target, targets_of
 from export.to_executorch import Delegation
 from export.views import View, make_views
-from mobileclip import __version__
 from mobileclip.checkpoint import load, save
 from mobileclip.errors import GateFailed, OutputError, UnknownName
 from mobileclip.fuse import fuse, is_fused
 from mobileclip.models import Clip
-from mobileclip.tokenizer import END, PAD, START, tokenizer_hash
 
 LABELS = ("person", "dog", "cat", "bird", "car", "bicycle", "food", "plant", "building", "screen")
 """Labels of the sample apps when none are given."""
-TEMPLATE = "a photo of a {}"
 REWRITE_TOLERANCE = 1e-5
 """Largest relative error of a rewritten view against the view, in float32."""
 
@@ -110,12 +107,13 @@ def export(
     plan = [_job(kind, name, target, preset, skipped) for kind in reference for name, target in chosen.items()]
     plan.sort(key=lambda job: list(_SLOWEST).index(job.target) if job.target in _SLOWEST else len(_SLOWEST))
     with _partial_folder(out, _fingerprint(source, plan)) as partial:
-        _known_answers(reference, partial)
+        write_known_answers(reference, partial)
         entries = _make_all(source, plan, partial, jobs, progress)
         failed = [entry for entry in entries if entry["gate"]["passed"] is False]
         if failed:
             raise GateFailed("; ".join(_failure(entry) for entry in failed) + ". Nothing was written.")
-        _write_bundle(source, reference, plan, entries, partial, preset, labels)
+        recipe = {"jobs": [asdict(job) for job in plan]}
+        finish(source, reference, partial, entries=entries, recipe=recipe, preset=preset, labels=labels)
         _replace(partial, out)
     return out
 
@@ -173,7 +171,9 @@ def _make_all(
                 progress(_told(done[job]))
         else:
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(jobs, len(missing)), mp_context=context) as pool:
+            workers = min(jobs, len(missing))
+            quiet = {"initializer": logging.disable, "initargs": (logging.WARNING,)}  # before converters are imported
+            with ProcessPoolExecutor(workers, mp_context=context, **quiet) as pool:
                 futures = {pool.submit(make, job, partial): job for job in missing}
                 for future in as_completed(futures):
                     done[futures[future]] = future.result()
@@ -272,7 +272,7 @@ def _input(spec: Any, target: str) -> Any:
 
 
 def loose_operators(delegation: Delegation) -> list[dict[str, Any]]:
-    """What stayed outside of the delegates, as the manifest tells it: how often, why, and whether anything is computed."""
+    """What stayed outside of the delegates: how often, why, and whether anything is computed there."""
     return [
         {
             "operator": name,
@@ -298,122 +298,6 @@ def _failure(entry: Mapping[str, Any]) -> str:
         f"{entry['file']} does not agree with the model: {parity['db']:.1f} dB, cosine {parity['cosine']:.6f} "
         f"(gate {gate['db']} dB, {gate['cosine']})"
     )
-
-
-def _known_answers(views: Mapping[Kind, View], partial: Path) -> None:
-    folder = partial / "known_answer"
-    folder.mkdir(exist_ok=True)
-    for kind, view in views.items():
-        with torch.no_grad():
-            output = view(view.example)
-        answer = {
-            "input": _write_array(folder, f"{kind}.input.bin", view.example.numpy()),
-            "output": _write_array(folder, f"{kind}.output.bin", output.numpy()),
-        }
-        if kind == "image":
-            from PIL import Image
-
-            Image.fromarray((view.example[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(folder / "image.png")
-            answer["picture"] = "known_answer/image.png"
-        (folder / f"{kind}.json").write_text(json.dumps(answer))
-
-
-def _write_array(folder: Path, name: str, values: Any) -> Any:
-    (folder / name).write_bytes(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<")).tobytes())
-    return {"file": f"{folder.name}/{name}", "dtype": str(values.dtype), "shape": list(values.shape)}
-
-
-def read_array(folder: Path, entry: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[Any]]:
-    """An array of the known answer: little-endian values, row by row."""
-    values = np.frombuffer((folder / entry["file"]).read_bytes(), dtype=np.dtype(entry["dtype"]).newbyteorder("<"))
-    return values.reshape(entry["shape"]).astype(entry["dtype"])
-
-
-def _write_bundle(
-    model: Clip,
-    views: Mapping[Kind, View],
-    plan: Sequence[Job],
-    entries: list[dict[str, Any]],
-    partial: Path,
-    preset: str,
-    labels: Sequence[str],
-) -> None:
-    answers = {kind: json.loads((partial / "known_answer" / f"{kind}.json").read_text()) for kind in views}
-    for leftover in [*(partial / "known_answer").glob("*.json"), *(partial / f"{job.file}.json" for job in plan)]:
-        leftover.unlink()
-    (partial / "fingerprint").unlink()
-    shutil.rmtree(partial / "fused")
-    (partial / "labels.json").write_text(
-        json.dumps({"labels": list(labels), "template": TEMPLATE}, indent=2, ensure_ascii=False) + "\n",
-        encoding="utf-8",
-    )
-    origin = model.origin
-    (partial / "LICENSES").write_text(_licences(model), encoding="utf-8")
-    artifacts = {entry["file"] for entry in entries}
-    others = [
-        item
-        for item in sorted(partial.rglob("*"))
-        if item.is_file() and item.relative_to(partial).parts[0] not in artifacts
-    ]
-    text = model.config.text
-    manifest.write(
-        partial,
-        {
-            "schema": manifest.SCHEMA_VERSION,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "generator": {"name": "mobileclip-toolkit", "version": __version__, "tools": dict(tool_versions())},
-            "model": {
-                "name": model.config.name,
-                "config": json.loads(json.dumps(model.config.as_dict())),
-                "embed_dim": model.config.embed_dim,
-                "logit_scale": float(model.logit_scale.detach().exp()),
-                "checkpoint": {
-                    "form": origin.form if origin else "made here",
-                    "source": origin.source if origin else "a model in memory",
-                    "sha256": (origin.sha256 or None) if origin else None,
-                    "licence": origin.licence if origin else "unknown",
-                    "research_only": origin.licence_research_only if origin else False,
-                    "warnings": list(origin.warnings) if origin else [],
-                    "record": dict(origin.record) if origin else {},
-                },
-            },
-            "preset": preset,
-            "recipe": {"jobs": [json.loads(json.dumps(asdict(job))) for job in plan]},
-            "tokenizer": None
-            if text is None
-            else {
-                "kind": "CLIP byte-pair encoding",
-                "sha256": tokenizer_hash(),
-                "context": text.context,
-                "start": START,
-                "end": END,
-                "pad": PAD,
-            },
-            "labels": "labels.json",
-            "known_answer": answers,
-            "artifacts": entries,
-            "files": {item.relative_to(partial).as_posix(): manifest.sha256_of(item) for item in others},
-        },
-    )
-
-
-def _licences(model: Clip) -> str:
-    origin = model.origin
-    weights = "unknown" if origin is None else origin.licence
-    lines = [
-        "What this bundle may be used for.",
-        "",
-        f"Weights: {weights} (from {origin.source if origin else 'a model in memory'}).",
-    ]
-    if origin is not None and origin.licence_research_only:
-        lines += ["These weights may be used for research only: do not ship this bundle in a product."]
-    lines += [
-        "",
-        "Graph and manifest: made by mobileclip-toolkit (MIT).",
-        "Tokenizer: the merges of OpenAI's CLIP (MIT).",
-        "Runtimes, not contained: ExecuTorch (BSD-3-Clause), onnxruntime (MIT), Core ML (part of Apple's systems).",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _replace(partial: Path, out: Path) -> None:

@@ -1,7 +1,8 @@
 """What runs artifacts on this machine: onnxruntime, the ExecuTorch runtime, and the interpreter of Core ML programs.
 
-`open_artifact` gives a `Session`: one call, arrays in, arrays out. A file whose runtime is not here (Vulkan) is a `NotHere`
-with the reason, never a silent pass. A `.pte` for the Core ML delegate holds a whole .mlpackage; it is taken out and interpreted.
+`open_artifact` gives a `Session`: one call, arrays in, arrays out. A file whose runtime is not here (Vulkan) is a
+`NotHere` with the reason, never a silent pass. A `.pte` for the Core ML delegate holds a whole .mlpackage; it is
+taken out and interpreted.
 """
 
 import json
@@ -22,7 +23,7 @@ from mobileclip.errors import ArtifactError
 Array = npt.NDArray[Any]
 
 
-class NotHere(Exception):  # noqa: N818 - an answer, not an error
+class NotHere(Exception):
     """This machine cannot run the artifact; the text says what would be needed."""
 
 

@@ -1,4 +1,5 @@
-"""What can be exported, by name: runtimes (`TARGETS`) and the interfaces of existing apps (`PRESETS`). Imports nothing heavy.
+"""What can be exported, by name: runtimes (`TARGETS`) and the interfaces of existing apps (`PRESETS`). Imports
+nothing heavy.
 
 A new target is one entry here and one function in a `to_*.py`; a new preset is one entry.
 """

@@ -1,7 +1,7 @@
 """A view as a Core ML program (.mlpackage, fp16).
 
-Converted through `torch.export` (three times faster than tracing). Images enter as 8-bit RGB with the scale 1/255 declared in
-the package, exact for models without statistics and folded into the graph for the others.
+Converted through `torch.export` (three times faster than tracing). Images enter as 8-bit RGB with the scale 1/255
+declared in the package, exact for models without statistics and folded into the graph for the others.
 """
 
 from pathlib import Path

@@ -48,7 +48,7 @@ def lower_coreml(view: View, path: Path, preset: str) -> Delegation:
 
 
 def lower_vulkan(view: View, path: Path, preset: str) -> Delegation:
-    """Write `view` to `path` for Vulkan, with XNNPACK for what Vulkan does not take (it has no fallback at run time)."""
+    """Write `view` to `path` for Vulkan, with XNNPACK for what Vulkan does not take (it has no fallback)."""
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 

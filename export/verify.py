@@ -1,8 +1,9 @@
 """Is an artifact right? Runs every artifact that can run here and compares it with the model it was made from.
 
-For a bundle the reference is the checkpoint itself, in training form and in torch, on the same pixels and ids. For a Core ML
-package from anywhere, `verify_package` compares it with another model file or with saved inputs and outputs: on Linux, where
-Core ML does not run, through this project's interpreter (export/mil.py), which also tells whether fp16 overflows.
+For a bundle the reference is the checkpoint itself, in training form and in torch, on the same pixels and ids. For a
+Core ML package from anywhere, `verify_package` compares it with another model file or with saved inputs and outputs:
+on Linux, where Core ML does not run, through this project's interpreter (export/mil.py), which also tells whether
+fp16 overflows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +16,12 @@ import numpy.typing as npt
 import torch
 
 from export import mil
+from export.bundle import read_array
 from export.manifest import Bundle
 from export.parity import Parity, compare
-from export.recipe import read_array
 from export.runtimes import CoreMLSession, NotHere, Session, Slot, open_artifact
 from export.targets import FP16, TARGETS, Gate, Kind
-from export.views import View, make_views, test_card
+from export.views import View, card, make_views
 from mobileclip.checkpoint import load
 from mobileclip.config import ModelConfig, Preprocess
 from mobileclip.errors import ArtifactError, BundleError, MobileClipError
@@ -108,7 +109,8 @@ def verify(
         feeds["image"] = feeds["image"] + _photos(opened, images, limit, views["image"])
         if "text" in views:
             feeds["text"] = feeds["text"] + _captions(opened, text, limit, views["text"])
-    rows, audits = [], {}
+    rows: list[Row] = []
+    audits: dict[str, Sequence[mil.Row]] = {}
     for entry in opened.manifest["artifacts"]:
         row, audit = _verify_artifact(opened, entry, feeds[entry["view"]])
         rows.append(row)
@@ -304,7 +306,7 @@ def _examples(session: Session, images: str | Path | None, limit: int) -> Iterat
 def _noise(slot: Slot, generator: np.random.Generator) -> Array:
     shape = tuple(max(size, 1) for size in slot.shape)
     if slot.picture:
-        return test_card(shape[-1]).numpy()
+        return card(shape[-1]).numpy()
     if slot.dtype.startswith("int"):
         if shape[-1] == CONTEXT:
             return np.broadcast_to(tokenize(["a photo of a cat"]).numpy(), shape).astype(slot.dtype)

@@ -1,11 +1,12 @@
 """The graphs that are deployed: a fused tower with named inputs and outputs.
 
-A view is a small module whose `forward` is exactly what runs on the device: pixels 0..1 or token ids in, an embedding out.
-The names come from a preset, so that an artifact drops into an app that exists already. Shapes are static, the batch is one.
+A view is a small module whose `forward` is exactly what runs on the device: pixels 0..1 or token ids in, an embedding
+out. The names come from a preset, so that an artifact drops into an app that exists already. Shapes are static, the
+batch is one.
 
-Image views take RGB [1, 3, S, S] in 0..1; statistics that a model wants (OpenAI's, ImageNet's) are arithmetic in the graph,
-so no app has to know them. Text views take int ids [1, 77], padded with zeros; a shorter or otherwise padded input gives
-another embedding, because MobileCLIP's text towers attend to the padding.
+Image views take RGB [1, 3, S, S] in 0..1; statistics that a model wants (OpenAI's, ImageNet's) are arithmetic in the
+graph, so no app has to know them. Text views take int ids [1, 77], padded with zeros; a shorter or otherwise padded
+input gives another embedding, because MobileCLIP's text towers attend to the padding.
 """
 
 from dataclasses import asdict, dataclass
@@ -101,11 +102,11 @@ class Statistics(nn.Module):
 
 
 class UnitLength(nn.Module):
-    """Scales [B, E] to unit length, safe in fp16: the square of an embedding's norm may pass 65,504, its mean does not."""
+    """Scales [B, E] to unit length, safe in fp16: the sum of squares may pass 65,504, their mean does not."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = x * torch.rsqrt((x * x).mean(dim=-1, keepdim=True) + 1e-12)
-        return x * x.shape[-1] ** -0.5
+        return x * float(x.shape[-1] ** -0.5)
 
 
 def make_views(model: Clip, preset: str = "apple") -> dict[Kind, View]:
@@ -145,7 +146,7 @@ def _image_view(model: Clip, preset: Preset) -> View:
         resize=f"shortest side to {pre.size}, {pre.interpolation}, antialias",
         crop="centre",
     )
-    view = View("image", model.image, spec, _output(model, preset.image[1], "image", preset), test_card(pre.size))
+    view = View("image", model.image, spec, _output(model, preset.image[1], "image", preset), card(pre.size))
     if pre.normalises:
         view.statistics = Statistics(pre)
     return view.eval().requires_grad_(False)
@@ -161,12 +162,12 @@ def _text_view(model: Clip, preset: Preset) -> View:
     return view.eval().requires_grad_(False)
 
 
-def test_card(size: int) -> Tensor:
-    """A picture [1, 3, size, size] in 0..1 with edges, gradients and fine texture; each value is a multiple of 1/255."""
+def card(size: int) -> Tensor:
+    """A picture [1, 3, size, size] of edges, gradients and fine texture; every value is a multiple of 1/255."""
     rows = torch.linspace(0, 1, size).reshape(size, 1).expand(size, size)
     columns = rows.T
     disc = ((rows - 0.45) ** 2 + (columns - 0.55) ** 2 < 0.09).float()
     waves = 0.5 + 0.5 * torch.sin(40 * columns * (0.3 + rows))
     checks = ((rows * 8).floor() + (columns * 8).floor()) % 2
-    card = torch.stack([0.2 + 0.6 * rows + 0.2 * disc, 0.7 * waves + 0.3 * disc, 0.3 * checks + 0.5 * columns])
-    return ((card.clamp(0, 1) * 255).round() / 255).unsqueeze(0)
+    picture = torch.stack([0.2 + 0.6 * rows + 0.2 * disc, 0.7 * waves + 0.3 * disc, 0.3 * checks + 0.5 * columns])
+    return ((picture.clamp(0, 1) * 255).round() / 255).unsqueeze(0)

@@ -1,8 +1,8 @@
 """`mobileclip VERB`: parses, calls one function, prints what it gives.
 
-Each verb is a frozen dataclass whose fields are its options and whose `run` calls what a program would call; nothing heavy is
-imported before an argument is known to be right. Exit code 0: done. 2: the user's mistake, one sentence on the error stream. 1: an
-artifact failed its gate, or a fault of ours.
+Each verb is a frozen dataclass whose fields are its options and whose `run` calls what a program would call; nothing
+heavy is imported before an argument is known to be right. Exit code 0: done. 2: the user's mistake, one sentence on
+the error stream. 1: an artifact failed its gate, or a fault of ours.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import tyro
-from tyro.conf import Positional, UseAppendAction, arg, configure, subcommand
+from tyro.conf import Positional, subcommand
 
 from export.targets import TARGETS, preset_of, targets_of
 from mobileclip import __version__
@@ -35,7 +35,7 @@ class Export:
     """
 
     checkpoint: Positional[str]
-    """File, folder, `hf-hub:owner/name`, `MobileCLIP-S2:datacompdr`, or `seeded:mobileclip_s2` for untrained weights."""
+    """File, folder, `hf-hub:owner/name`, `MobileCLIP-S2:datacompdr`, or `seeded:mobileclip_s2` (untrained)."""
     out: Path
     """Folder of the bundle."""
     to: tuple[str, ...] = tuple(TARGETS)
@@ -158,7 +158,7 @@ class Bench:
     device: Literal["host"] = "host"
     """Where to measure."""
     against: tuple[str, ...] = ("swin-l", "naive")
-    """Models exported by our rules, `naive` (plain export of the same weights), a target of this bundle, or other bundles."""
+    """Models exported by our rules, `naive` (plain export of the same weights), a target here, or other bundles."""
     to: tuple[str, ...] = ("executorch-xnnpack", "onnx")
     """Targets to time."""
     view: tuple[Literal["image", "text"], ...] = ("image",)
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mobileclip {__version__}")
         return 0
     verb: Any = tyro.cli(
-        Verb,  # type: ignore[arg-type]
+        Verb,
         prog="mobileclip",
         description="CLIP with quality captions on phones: export, verify and measure MCi2.",
         args=args or ["--help"],
@@ -266,7 +266,9 @@ def _known_source(checkpoint: str) -> None:
     if checkpoint.startswith("seeded:"):
         config_of(checkpoint.split(":")[1])
     elif checkpoint.endswith((".pt", ".pth", ".bin", ".safetensors")) and not Path(checkpoint).exists():
-        raise MobileClipError(f"{checkpoint} does not exist: give a checkpoint, or seeded:mobileclip_s2 to try without one.")
+        raise MobileClipError(
+            f"{checkpoint} does not exist: give a checkpoint, or seeded:mobileclip_s2 to try without one."
+        )
 
 
 def _lines(path: Path, what: str) -> list[str]:
@@ -281,25 +283,18 @@ def _lines(path: Path, what: str) -> list[str]:
 
 @contextmanager
 def _progress(doing: str, quiet: bool) -> Iterator[Progress]:
-    """A spinner with the last line on a terminal, plain lines elsewhere, on the error stream; converters are kept quiet."""
+    """A spinner on a terminal, plain lines elsewhere, on the error stream; converters are kept quiet."""
     from rich.console import Console
 
     console = Console(stderr=True)
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.showwarning = _warn
-        from_us = ("once", ".*", UserWarning, "mobileclip")
-        warnings.filterwarnings(from_us[0], module=from_us[3], category=from_us[2])  # type: ignore[arg-type]
         if console.is_terminal and not quiet:
-            with console.status(f"{doing} …") as status:
-                yield lambda line: (console.print(line, highlight=False), status.update(f"{doing} …"))[0]  # type: ignore[func-returns-value]
+            with console.status(f"{doing} …"):
+                yield lambda line: console.print(line, highlight=False)
         else:
             yield lambda line: print(line, file=sys.stderr, flush=True)
-
-
-def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -323,7 +318,10 @@ def _print_bundle(out: Path, manifest: Mapping[str, Any]) -> None:
         rows.append((entry["file"], entry["precision"], f"{entry['bytes'] / 1e6:.1f}", delegates, loose or "–", proof))
     _table(str(out), ("artifact", "precision", "MB", "delegates", "outside of them", "against the model"), rows)
     checkpoint = manifest["model"]["checkpoint"]
-    print(f"{manifest['model']['name']} from {checkpoint['source']}: {checkpoint['form']}; licence: {checkpoint['licence']}")
+    print(
+        f"{manifest['model']['name']} from {checkpoint['source']} ({checkpoint['form']}); "
+        f"licence: {checkpoint['licence']}"
+    )
     for warning in checkpoint.get("warnings", []):
         print(f"warning: {warning}")
 
@@ -340,7 +338,16 @@ def _print_report(report: Any, audit: bool) -> None:
             verdict += f"; fp16 overflow in {', '.join(row.overflows[:3])}"
         spread = f"{row.db:.1f} / {row.db_mean:.1f}"
         rows.append(
-            (row.file, row.runtime, str(row.inputs), spread, f"{row.cosine:.7f}", f"{row.max_error:.2e}", inside, verdict)
+            (
+                row.file,
+                row.runtime,
+                str(row.inputs),
+                spread,
+                f"{row.cosine:.7f}",
+                f"{row.max_error:.2e}",
+                inside,
+                verdict,
+            )
         )
     columns = ("artifact", "run by", "inputs", "dB min / mean", "cosine min", "max error", "largest |x|", "verdict")
     _table(f"{report.subject}\nagainst {report.reference}", columns, rows)

@@ -1,7 +1,7 @@
 """What a model is, as frozen data, and every model by name (`MODELS`). Imports nothing heavy.
 
-A `ModelConfig` is everything that is needed to build a model without its weights; it is what `config.json` of a checkpoint
-holds. `as_dict` and `from_dict` are exact inverses, and `from_dict` refuses a key that it does not know.
+A `ModelConfig` is everything that is needed to build a model without its weights; it is what `config.json` of a
+checkpoint holds. `as_dict` and `from_dict` are exact inverses, and `from_dict` refuses a key that it does not know.
 """
 
 from collections.abc import Mapping

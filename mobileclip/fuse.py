@@ -1,8 +1,9 @@
 """`fuse(model)`: from the form that trains to the form that is deployed, exactly equal.
 
-Tools that stop at merging branches leave 48 BatchNorms, 48 layer scales and attention with an unfolded scale in MCi2. Here a
-tower becomes another module, plain code that one can read (models/mci.py, vit.py, swin.py, text.py), with nothing left to
-fold. The input is never changed; what is fused already is returned as a copy; gradients do not flow through a fused model.
+Tools that stop at merging branches leave 48 BatchNorms, 48 layer scales and attention with an unfolded scale in MCi2.
+Here a tower becomes another module, plain code that one can read (models/mci.py, vit.py, swin.py, text.py), with
+nothing left to fold. The input is never changed; what is fused already is returned as a copy; gradients do not flow
+through a fused model.
 """
 
 import copy

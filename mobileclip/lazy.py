@@ -1,7 +1,8 @@
 """Packages whose public functions load on first use.
 
-The command must answer `--help` without importing torch, and `mobileclip.fuse` must be the function although `fuse.py` is a
-module of the same name. Python binds a submodule to its package when it is first imported; `install` keeps the function.
+The command must answer `--help` without importing torch, and `mobileclip.fuse` must be the function although
+`fuse.py` is a module of the same name. Python binds a submodule to its package when it is first imported; `install`
+keeps the function.
 """
 
 import sys

@@ -337,7 +337,7 @@ class _Unicode(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _unicode() -> _Unicode:
-    import regex  # type: ignore[import-untyped]
+    import regex
 
     word = "|".join(_SPECIAL) + _PARTS + r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     return _Unicode(regex.compile(word, regex.IGNORECASE), regex.compile(r"[^\p{ccc=0}]{64}"))

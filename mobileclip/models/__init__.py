@@ -1,7 +1,8 @@
 """Every model by name: `create(name)` gives it with random weights, in the form that trains.
 
-A model is an image tower of timm and a text tower of open_clip (or `mct`, models/text.py) side by side, so that released
-weights fit without arithmetic. A new model is one entry in `config.MODELS`, and one in `fuse.TOWERS` if its tower is of a new class.
+A model is an image tower of timm and a text tower of open_clip (or `mct`, models/text.py) side by side, so that
+released weights fit without arithmetic. A new model is one entry in `config.MODELS`, and one in `fuse.TOWERS` if its
+tower is of a new class.
 """
 
 import math
@@ -17,8 +18,8 @@ from mobileclip.config import ModelConfig, Origin, TextTower, config_of
 from mobileclip.models.text import MctText
 
 SEED_GAIN = 0.7
-"""Gain of seeded matrices. At 0.7 the largest activation of MCi2 is near 1,500 (well inside fp16) and fp32 agrees with fp64
-to 1e-6; from 0.85 on its last attention saturates and amplifies any rounding a thousandfold."""
+"""Gain of seeded matrices. At 0.7 the largest activation of MCi2 is near 1,500 (well inside fp16) and fp32 agrees
+with fp64 to 1e-6; from 0.85 on its last attention saturates and amplifies any rounding a thousandfold."""
 
 
 class Clip(nn.Module):

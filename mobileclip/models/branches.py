@@ -1,9 +1,10 @@
 """Merging parallel branches of convolutions and BatchNorms into one convolution, exactly.
 
-A branch is a convolution with a BatchNorm after it, or a BatchNorm alone (a convolution whose kernel is one at its centre).
-Kernels of several sizes are added about their centres. RepVGG: Ding et al., 2021 (arXiv 2101.03697), section 3.3; RepMixer:
-Vasu et al., 2023 (arXiv 2303.14189), section 3.1.1. Blocks are read by the names that timm and models/text.py share
-(`identity`, `conv_kxk`, `conv_scale`, `large_conv`, `small_conv`); what timm has merged already is copied.
+A branch is a convolution with a BatchNorm after it, or a BatchNorm alone (a convolution whose kernel is one at its
+centre). Kernels of several sizes are added about their centres. RepVGG: Ding et al., 2021 (arXiv 2101.03697), section
+3.3; RepMixer: Vasu et al., 2023 (arXiv 2303.14189), section 3.1.1. Blocks are read by the names that timm and
+models/text.py share (`identity`, `conv_kxk`, `conv_scale`, `large_conv`, `small_conv`); what timm has merged already
+is copied.
 
 Legend: O output channels, I input channels a group, K rows and L columns of a kernel.
 """
@@ -31,7 +32,7 @@ def merge_parallel(block: nn.Module) -> nn.Conv2d:
     merged = getattr(block, "reparam_conv", None)
     if isinstance(merged, nn.Conv2d):
         return copied(merged)
-    convs = [fold_bn_into_conv(_double(branch.conv), _double(branch.bn)) for branch in _convolutions(block)]
+    convs = [_folded(branch) for branch in _convolutions(block)]
     largest = max(convs, key=lambda conv: conv.weight[0, 0].numel())
     weight = torch.zeros_like(largest.weight)  # [O, I, K, L]
     bias = torch.zeros_like(weight[:, 0, 0, 0])  # [O]
@@ -96,8 +97,12 @@ def _convolutions(block: nn.Module) -> Iterator[nn.Module]:
             yield branch
 
 
-def _double(module: _M) -> _M:
-    return copy.deepcopy(module).double()
+def _folded(branch: nn.Module) -> nn.Conv2d:
+    """A branch's convolution and BatchNorm as one convolution in float64."""
+    conv, bn = branch.conv, branch.bn
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(bn, nn.BatchNorm2d)
+    return fold_bn_into_conv(copy.deepcopy(conv).double(), bn)
 
 
 def _delta(like: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """MCi as it is deployed: no branch, no BatchNorm, no layer scale, every line of it a layer that a device runs.
 
-`FusedMCi.from_timm` turns timm's `FastVit` (the form that trains, or the one that timm's own `reparameterize_model` leaves)
-into it. Merging the branches is where published tools stop; here BatchNorms after the 7x7 convolutions fold into them,
-those before attention into the queries, keys and values, layer scales into the layer before them, and the attention's
-scale into its queries. All of it in float64, each weight rounded once.
+`FusedMCi.from_timm` turns timm's `FastVit` (the form that trains, or the one that timm's own `reparameterize_model`
+leaves) into it. Merging the branches is where published tools stop; here BatchNorms after the 7x7 convolutions fold
+into them, those before attention into the queries, keys and values, layer scales into the layer before them, and the
+attention's scale into its queries. All of it in float64, each weight rounded once.
 
-FastViT: Vasu et al., 2023 (arXiv 2303.14189), section 3. MCi: Vasu et al., MobileCLIP, 2024 (arXiv 2311.17049), section 4.
+FastViT: Vasu et al., 2023 (arXiv 2303.14189), section 3. MCi: Vasu et al., MobileCLIP, 2024 (arXiv 2311.17049),
+section 4.
 
 Legend: B batch, C channels, H and W rows and columns, N = H * W tokens.
 """
@@ -138,9 +139,10 @@ def _activation(act: nn.Module) -> list[nn.Module]:
 
 def _position(pos: fastvit.RepConditionalPosEnc) -> nn.Conv2d:
     """`x + conv(x)` as one convolution: a one is added to the centre of each kernel."""
-    if pos.reparam_conv is not None:
-        return copied(pos.reparam_conv)
-    conv = copied(pos.pos_enc)
+    merged = pos.reparam_conv is not None
+    conv: nn.Conv2d = copied(pos.reparam_conv if merged else pos.pos_enc)
+    if merged:
+        return conv
     weight = conv.weight.double()
     weight[..., weight.shape[-2] // 2, weight.shape[-1] // 2] += 1
     conv.weight.data = weight.to(conv.weight)

@@ -1,9 +1,10 @@
 """Text towers: the training form that open_clip does not have (`mct`, MobileCLIP-S0's), and the deployed form of both.
 
-`mct`: a RepMixer block, four transformer layers, a RepMixer block. The RepMixer blocks treat the 77 tokens as a one-pixel-high image
-[B, C, 1, 77] and mix them with 1x11 depthwise convolutions in several branches (Vasu et al., MobileCLIP, 2024, section 4;
-modules/text/repmixer.py of the released code, whose shapes of weights these are). Names of parameters follow timm's for
-the image tower (`conv_kxk`, `identity`, `mlp`) and open_clip's for the transformer, so that one set of rules renames both.
+`mct`: a RepMixer block, four transformer layers, a RepMixer block. The RepMixer blocks treat the 77 tokens as a
+one-pixel-high image [B, C, 1, 77] and mix them with 1x11 depthwise convolutions in several branches (Vasu et al.,
+MobileCLIP, 2024, section 4; modules/text/repmixer.py of the released code, whose shapes of weights these are). Names
+of parameters follow timm's for the image tower (`conv_kxk`, `identity`, `mlp`) and open_clip's for the transformer,
+so that one set of rules renames both.
 
 Legend: B batch, L tokens (77), C channels.
 """
@@ -68,7 +69,8 @@ class TokenMixer(nn.Module):
         self.layer_scale = nn.Parameter(1e-5 * torch.ones(dim, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.layer_scale * (self.mixer(x) - self.norm(x))
+        out: Tensor = x + self.layer_scale * (self.mixer(x) - self.norm(x))
+        return out
 
 
 class ConvMlp(nn.Module):
@@ -153,9 +155,10 @@ class FusedRepMixerBlock(nn.Module):
 class FusedText(nn.Module):
     """Deployed text tower: int ids [B, 77], zero padded -> embedding [B, E], not normalised.
 
-    The token that stands for the text is the first end-of-text id. It is found by comparing integers and picked by a matrix
-    product with the one-hot row, so that nothing here needs argmax or a gather on activations (ids above 2048 are not exact
-    in fp16: an argmax over them in fp16 picks the wrong token). Ids must contain the end-of-text id, as the tokenizer's do.
+    The token that stands for the text is the first end-of-text id. It is found by comparing integers and picked by a
+    matrix product with the one-hot row, so that nothing here needs argmax or a gather on activations (ids above 2048
+    are not exact in fp16: an argmax over them in fp16 picks the wrong token). Ids must contain the end-of-text id, as
+    the tokenizer's do.
     """
 
     earlier: Tensor
@@ -182,6 +185,7 @@ class FusedText(nn.Module):
         if getattr(tower, "attn_mask", None) is not None:
             mask = torch.full((len(position), len(position)), FAR).triu(1).to(position)
             for block in blocks:
+                assert isinstance(block, Block)
                 block.attn.mask = mask[None, None]  # [1, 1, L, L]
         if centred:
             tokens.weight.data, position = centre(tokens.weight), centre(position)
