@@ -10,9 +10,10 @@ from mobileclip.lazy import install
 
 if TYPE_CHECKING:
     from export.recipe import export as export
+    from export.targets import TARGETS as TARGETS
     from export.verify import verify as verify
 
-_HOME = {"export": "recipe", "verify": "verify"}
-__all__ = ["export", "verify"]
+_HOME = {"TARGETS": "targets", "export": "recipe", "verify": "verify"}
+__all__ = ["TARGETS", "export", "verify"]
 
 install(__name__, _HOME)
