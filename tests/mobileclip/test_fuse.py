@@ -16,7 +16,16 @@ from mobileclip.models import Clip, create
 from mobileclip.models.text import Branches
 
 TINY = ("nano", "nano_mct", "nano_vit", "nano_swin")
-LEFTOVERS = (nn.BatchNorm2d, nn.BatchNorm1d, LayerScale, LayerScale2d, MobileOneBlock, Branches, nn.Dropout, nn.LayerNorm)
+LEFTOVERS = (
+    nn.BatchNorm2d,
+    nn.BatchNorm1d,
+    LayerScale,
+    LayerScale2d,
+    MobileOneBlock,
+    Branches,
+    nn.Dropout,
+    nn.LayerNorm,
+)
 
 
 def inputs(model: Clip, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,13 +55,13 @@ def test_fused_equals_training_form(name: str, dtype: torch.dtype, limit: float)
 
 @torch.no_grad()
 def test_full_mci2() -> None:
-    """Parameters as published (Vasu et al., 2024: 35,702,480 with the projection), and the parity that the small ones have."""
+    """The published model: its parameters (35,702,480 after timm's merging, with the projection) and its parity."""
     model = create("mobileclip_s2", seed=0)
     fused = mobileclip.fuse(model)
     x, ids = inputs(model, torch.float32)
     assert error(fused.encode_image(x), model.encode_image(x)) < 1e-5
     assert error(fused.encode_text(ids), model.encode_text(ids)) < 1e-5
-    # less the 48 BatchNorms and layer scales that tools leave behind, plus the biases that they leave in qkv and the head
+    # less the BatchNorms and layer scales that tools leave behind, plus biases of the queries, keys and values
     assert sum(p.numel() for p in fused.image.parameters()) == 35_678_032
     kernels = [m.kernel_size for m in fused.image.modules() if isinstance(m, nn.Conv2d)]
     assert kernels.count((7, 7)) == 48

@@ -71,5 +71,5 @@ def test_unknown_model() -> None:
 
 def test_a_configuration_with_an_unknown_key() -> None:
     values = MODELS["nano"].as_dict() | {"colour": "red"}
-    with pytest.raises(CheckpointError, match="the model configuration cannot be read .unknown key 'colour'"):
+    with pytest.raises(CheckpointError, match=r"the model configuration cannot be read \(unknown key 'colour'"):
         ModelConfig.from_dict(values)

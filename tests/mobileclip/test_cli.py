@@ -1,0 +1,108 @@
+"""The command: its options are frozen here; mistakes are one sentence and exit code 2; help loads nothing heavy."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobileclip import cli
+
+OPTIONS = {
+    cli.Export: "checkpoint out to preset without_rewrite labels jobs force json",
+    cli.Verify: "subject images text checkpoint against inputs outputs limit audit json",
+    cli.Bench: "bundle device against to view runs threads out json",
+    cli.Report: "results into json",
+}
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_options_are_frozen(verb: type) -> None:
+    assert " ".join(field.name for field in dataclasses.fields(verb)) == OPTIONS[verb]
+
+
+def run(*args: str | Path, code: int) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "mobileclip.cli", *map(str, args)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_help_and_mistakes_load_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom mobileclip import cli\n"
+        "try:\n    code = cli.main(sys.argv[1:])\nexcept SystemExit as e:\n    code = e.code\n"
+        "heavy = {'torch', 'coremltools', 'executorch', 'open_clip', 'timm', 'onnx'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy), 'CODE', code)"
+    )
+    for args, code in (
+        (["--help"], 0),
+        (["export", "--help"], 0),
+        (["export", "seeded:nano", "--out", "x", "--to", "onxx"], 2),
+        (["export", "seeded:nanno", "--out", "x"], 2),
+        (["export", "seeded:nano", "--out", "x", "--preset", "appel"], 2),
+        (["export", "missing.pt", "--out", "x"], 2),
+        (["verify", "missing"], 2),
+        (["bench", "missing", "--runs", "1"], 2),
+        (["report", "missing"], 2),
+    ):
+        done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60)
+        assert f"HEAVY [] CODE {code}" in done.stdout, (args, done.stdout[-300:], done.stderr[-300:])
+
+
+def test_version() -> None:
+    assert run("--version", code=0).stdout.startswith("mobileclip 0.")
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["export", "seeded:nano", "--out", "x", "--to", "onxx"], "unknown target 'onxx': did you mean 'onnx'?"),
+        (["export", "seeded:mobileclip_s9", "--out", "x"], "unknown model 'mobileclip_s9': did you mean 'mobileclip_s"),
+        (["export", "missing.pt", "--out", "x"], "missing.pt does not exist: give a checkpoint, or seeded:"),
+        (["verify", "missing"], "missing does not exist: give a bundle, or a .mlpackage, .onnx or .pte."),
+        (["bench", "missing"], "missing is no bundle: it has no manifest.json; make one with `mobileclip export`."),
+        (["export"], "required"),
+    ],
+)
+def test_mistakes(args: list[str], text: str, tmp_path: Path) -> None:
+    assert text in run(*args, code=2).stderr.replace("\n", " ")
+
+
+def test_export_verify_and_a_changed_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run("export", "seeded:nano", "--to", "onnx", "coreml", "--out", out, code=0)
+    assert "image.mlpackage" in done.stdout
+    assert "seeded:nano:0" in done.stdout
+    again = run("export", "seeded:nano", "--to", "onnx", "--out", out, code=2)
+    assert "exists already: choose another folder, or pass --force to replace it." in again.stderr
+    report = json.loads(run("verify", out, "--json", code=0).stdout)
+    assert report["passed"] is True
+    assert "largest |x|" in run("verify", out, "--audit", code=0).stdout
+    single = run("verify", out / "image.mlpackage", "--against", out / "image.onnx", code=0)
+    assert "passed" in single.stdout
+    (out / "image.onnx").write_bytes((out / "image.onnx").read_bytes()[:-1] + b"!")
+    assert "was changed after export (its sha256" in run("verify", out, code=2).stderr
+
+
+def test_a_gate_that_fails_is_exit_code_1(nano_bundle: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "in.npy", np.full((1, 77), 49407, np.int32))
+    np.save(tmp_path / "out.npy", np.ones((1, 32), np.float32))
+    args = ["--inputs", tmp_path / "in.npy", "--outputs", tmp_path / "out.npy"]
+    assert "FAILED" in run("verify", nano_bundle / "text.mlpackage", *args, code=1).stdout
+
+
+def test_labels(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("otter\nheron\n")
+    out = tmp_path / "out"
+    run("export", "seeded:nano_swin", "--to", "onnx", "--out", out, "--labels", tmp_path / "labels.txt", code=0)
+    assert json.loads((out / "labels.json").read_text())["labels"] == ["otter", "heron"]
+    (tmp_path / "labels.txt").write_text("\n")
+    mistake = run("export", "seeded:nano", "--out", tmp_path / "b", "--labels", tmp_path / "labels.txt", code=2)
+    assert "holds no label: put one a line." in mistake.stderr
