@@ -52,9 +52,8 @@ def test_measure_against_naive_and_models(nano_bundle: Path, tmp_path: Path) -> 
     )
     written = results.read([tmp_path / "nano-image-executorch-xnnpack-against-nano-image-onnx.json"])
     assert written[0]["schema"] == results.SCHEMA_VERSION
-    assert re.match(
-        r"\| nano image executorch-xnnpack \| nano image onnx \| 1 / – \|", results.table(written).split("\n")[2]
-    )
+    row = results.table(written).split("\n")[2]
+    assert row.startswith("| nano image executorch-xnnpack | nano image onnx | 1 / – |")
 
 
 def test_a_wrong_artifact_has_no_latency(nano_bundle: Path, tmp_path: Path) -> None:
