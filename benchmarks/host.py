@@ -67,7 +67,9 @@ def measure(
     chosen = [
         entry
         for entry in opened.manifest["artifacts"]
-        if entry["target"] in (targets or RUNNABLE) and entry["target"] in RUNNABLE and entry["view"] in views
+        if entry["target"] in (targets or RUNNABLE)
+        and entry["target"] in set(RUNNABLE) - {against}
+        and entry["view"] in views
     ]
     if not chosen:
         raise MobileClipError(
@@ -81,9 +83,9 @@ def measure(
         result = _compare(opened, entry, other, runs, count) | {"against": against, **floors[entry["view"]]}
         found.append(result)
         ratio = result["ratio"]
-        progress(f"{result['a']['name']}: {ratio['value']:.2f} times faster than {result['b']['name']}")
+        progress(f"{result['a']['name']}: {ratio['value']:.2f} times as fast as {result['b']['name']}")
         if out is not None:
-            name = f"{result['a']['name']}-against-{result['b']['name']}".replace("/", "-").replace(" ", "-")
+            name = f"{result['a']['name']}-against-{result['b']['name']}-{count}-threads".replace(" ", "-")
             results.write(Path(out), name, result)
     return found
 

@@ -82,24 +82,37 @@ def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Comparisons as a Markdown table, one row each."""
-    head = (
-        "| artifact | against | delegates | p50 ms | against p50 ms | times faster | 95 % interval | × GEMM limit |",
-        "|---|---|---|---|---|---|---|---|",
-    )
-    return "\n".join([*head, *(_row(result) for result in results)])
+    """Comparisons as a Markdown table, one row each; delegates (and loose compute operators) are those of both sides."""
+    return "\n".join(["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS), *map(_row, results)])
+
+
+_COLUMNS = (
+    "artifact",
+    "against",
+    "threads",
+    "delegates",
+    "p50 ms",
+    "against p50 ms",
+    "times as fast",
+    "95 % interval",
+    "× GEMM limit",
+)
 
 
 def _row(result: Mapping[str, Any]) -> str:
-    a, b, ratio = result["a"], result["b"], result["ratio"]
-    limit = result.get("gemm_ms")
-    return (
-        f"| {a['name']} | {b['name']} | {_count(a)} / {_count(b)} | {a['p50_ms']:.1f} | {b['p50_ms']:.1f} "
-        f"| {ratio['value']:.2f} | {ratio['low']:.2f}–{ratio['high']:.2f} | {a['p50_ms'] / limit:.2f} |"
-        if limit
-        else f"| {a['name']} | {b['name']} | {_count(a)} / {_count(b)} | {a['p50_ms']:.1f} | {b['p50_ms']:.1f} "
-        f"| {ratio['value']:.2f} | {ratio['low']:.2f}–{ratio['high']:.2f} | – |"
+    a, b, ratio, limit = result["a"], result["b"], result["ratio"], result["gemm_ms"]
+    cells = (
+        a["name"],
+        b["name"],
+        str(result["threads"]),
+        f"{_count(a)} / {_count(b)}",
+        f"{a['p50_ms']:.0f}",
+        f"{b['p50_ms']:.0f}",
+        f"**{ratio['value']:.2f}**",
+        f"{ratio['low']:.2f}–{ratio['high']:.2f}",
+        f"{a['p50_ms'] / limit:.2f}",
     )
+    return "| " + " | ".join(cells) + " |"
 
 
 def _count(side: Mapping[str, Any]) -> str:

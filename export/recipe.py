@@ -172,8 +172,8 @@ def _make_all(
         else:
             context = multiprocessing.get_context("spawn")
             workers = min(jobs, len(missing))
-            quiet = {"initializer": logging.disable, "initargs": (logging.WARNING,)}  # before converters are imported
-            with ProcessPoolExecutor(workers, mp_context=context, **quiet) as pool:
+            # workers are told to be quiet before they import any converter
+            with ProcessPoolExecutor(workers, context, logging.disable, (logging.WARNING,)) as pool:
                 futures = {pool.submit(make, job, partial): job for job in missing}
                 for future in as_completed(futures):
                     done[futures[future]] = future.result()

@@ -369,7 +369,17 @@ def _print_bench(results: Sequence[Mapping[str, Any]]) -> None:
             told = f"{ratio['value']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})" if side == "a" else ""
             bound = f"{item['p50_ms'] / limit:.2f}" if side == "a" else ""
             rows.append((item["name"], divided, *times, told, bound))
-    columns = ("artifact", "delegates / loose", "p50", "p90", "p99", "load", "first", "faster (95 %)", "× GEMM floor")
+    columns = (
+        "artifact",
+        "delegates / loose",
+        "p50",
+        "p90",
+        "p99",
+        "load",
+        "first",
+        "times as fast (95 %)",
+        "× GEMM floor",
+    )
     _table("times in ms on this host; they do not predict a phone", columns, rows)
 
 

@@ -147,9 +147,10 @@ class FusedRepMixerBlock(nn.Module):
         self.mixer, self.conv, self.fc1, self.act, self.fc2 = mixer, conv, fc1, nn.GELU(), fc2
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mixer(x.transpose(1, 2).unsqueeze(2))  # [B, C, 1, L]
+        batch, tokens, channels = x.shape
+        x = self.mixer(x.transpose(1, 2).reshape(batch, channels, 1, tokens))  # [B, C, 1, L]
         x = x + self.fc2(self.act(self.fc1(self.conv(x))))
-        return x.squeeze(2).transpose(1, 2)
+        return x.reshape(batch, channels, tokens).transpose(1, 2)
 
 
 class FusedText(nn.Module):

@@ -1,6 +1,7 @@
 """Timing on the host: interleaved, proved right first, told whole. No time is asserted."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,12 @@ def test_measure_against_naive_and_models(nano_bundle: Path, tmp_path: Path) -> 
     assert json.loads(naive.read_text())["delegates"] > 1, (
         "the naive export fell into one piece: check what it measures"
     )
-    written = results.read([tmp_path / "nano-image-executorch-xnnpack-against-nano-image-onnx.json"])
+    written = results.read(
+        [tmp_path / f"nano-image-executorch-xnnpack-against-nano-image-onnx-{os.cpu_count()}-threads.json"]
+    )
     assert written[0]["schema"] == results.SCHEMA_VERSION
     row = results.table(written).split("\n")[2]
-    assert row.startswith("| nano image executorch-xnnpack | nano image onnx | 1 / – |")
+    assert row.startswith(f"| nano image executorch-xnnpack | nano image onnx | {os.cpu_count()} | 1 / – |")
 
 
 def test_a_wrong_artifact_has_no_latency(nano_bundle: Path, tmp_path: Path) -> None:
