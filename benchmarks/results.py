@@ -82,7 +82,7 @@ def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Comparisons as a Markdown table, one row each; delegates (and loose compute operators) are those of both sides."""
+    """Comparisons as a Markdown table, one row each; delegates and loose compute operators of both sides."""
     return "\n".join(["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS), *map(_row, results)])
 
 

@@ -15,10 +15,10 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -172,37 +172,6 @@ def load_images(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
             f"no picture in {', '.join(map(str, roots)) or 'an empty list'}: allowed are {' '.join(EXTENSIONS)}."
         )
     return found
-
-
-def check_preprocess(found: Mapping[str, Any], expected: Preprocess) -> list[str]:
-    """Where a foreign configuration disagrees with ours: one sentence each, none if it agrees or does not say.
-
-    Args:
-        found: open_clip's `preprocess_cfg` or timm's `pretrained_cfg`.
-        expected: what the model was trained with, which is what is used.
-    """
-    ours: dict[str, Any] = {
-        "size": (expected.size, expected.size),
-        "mean": expected.mean,
-        "std": expected.std,
-        "interpolation": expected.interpolation,
-        "resize_mode": "shortest",
-        "crop_pct": 1.0,
-        "crop_mode": "center",
-    }
-    theirs = {("size" if key == "input_size" else key): value for key, value in found.items() if value is not None}
-    return [
-        f"{key} is {value} in the file, {ours[key]} in this model: {ours[key]} is used."
-        for key, value in theirs.items()
-        if key in ours and _plain(key, value) != ours[key]
-    ]
-
-
-def _plain(key: str, value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return tuple(value[-2:]) if key == "size" else tuple(value)
-    repeat = {"size": 2, "mean": 3, "std": 3}.get(key)  # open_clip takes a number for all
-    return value if repeat is None else (value,) * repeat
 
 
 def _read(file: BinaryIO, name: str) -> Image.Image:

@@ -26,7 +26,6 @@ from mobileclip.preprocessing import (
     EXTENSIONS,
     MAX_BYTES,
     MAX_PIXELS,
-    check_preprocess,
     load_images,
     read_image,
     square,
@@ -395,25 +394,3 @@ def test_no_pictures_are_an_error(tmp_path: Path) -> None:
         with pytest.raises(ImageError) as error:
             call()
         assert str(error.value) == message
-
-
-def test_a_foreign_configuration_that_agrees_says_nothing() -> None:
-    ours = Preprocess(size=256)
-    open_clip = {"size": 256, "mode": "RGB", "mean": [0, 0, 0], "std": (1.0, 1, 1), "interpolation": "bilinear"}
-    timm = {"input_size": (3, 256, 256), "mean": 0, "std": 1.0, "crop_pct": 1.0, "interpolation": "bilinear"}
-    assert check_preprocess(open_clip | {"resize_mode": "shortest", "fill_color": 0}, ours) == []
-    assert check_preprocess(timm, ours) == []
-    assert check_preprocess({"mean": None}, ours) == []
-    assert check_preprocess({}, ours) == []
-
-
-def test_a_foreign_configuration_that_disagrees_says_where() -> None:
-    timm = {"input_size": (3, 224, 224), "crop_pct": 0.95, "interpolation": "bicubic", "mean": 0.5, "std": "wide"}
-    assert check_preprocess(timm | {"resize_mode": "squash"}, Preprocess(size=256)) == [
-        "size is (3, 224, 224) in the file, (256, 256) in this model: (256, 256) is used.",
-        "crop_pct is 0.95 in the file, 1.0 in this model: 1.0 is used.",
-        "interpolation is bicubic in the file, bilinear in this model: bilinear is used.",
-        "mean is 0.5 in the file, (0.0, 0.0, 0.0) in this model: (0.0, 0.0, 0.0) is used.",
-        "std is wide in the file, (1.0, 1.0, 1.0) in this model: (1.0, 1.0, 1.0) is used.",
-        "resize_mode is squash in the file, shortest in this model: shortest is used.",
-    ]
