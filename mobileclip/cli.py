@@ -61,11 +61,10 @@ class Export:
         if self.out.exists() and not self.force:
             raise OutputError(f"{self.out} exists already: choose another folder, or pass --force to replace it.")
         labels = _lines(self.labels, "label") if self.labels else None
-        import export
-        from export.recipe import LABELS
-
         with _progress("exporting", self.json) as say:
-            out = export.export(
+            from export.recipe import LABELS, export
+
+            out = export(
                 self.checkpoint,
                 self.to,
                 self.out,
