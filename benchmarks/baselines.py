@@ -27,7 +27,6 @@ from mobileclip.errors import MobileClipError
 from mobileclip.models import Clip
 
 CACHE = Path.home() / ".cache" / "mobileclip" / "baselines"
-NAIVE = "naive"
 
 
 class _Naive(nn.Module):

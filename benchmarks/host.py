@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import baselines, limits, results
+from benchmarks.sides import kind_of, model_name
 from benchmarks.timing import Samples, interleave, ratio_of_medians, timed
 from export.bundle import read_array
 from export.manifest import Bundle
@@ -22,7 +23,6 @@ from export.runtimes import NotHere, Session, open_artifact, tool_versions
 from export.targets import TARGETS, Kind
 from export.views import make_views
 from mobileclip.checkpoint import load
-from mobileclip.config import MODELS
 from mobileclip.errors import GateFailed, MobileClipError, UnknownName
 from mobileclip.fuse import fuse
 from mobileclip.models import Clip
@@ -62,6 +62,7 @@ def measure(
     """
     if device != "host":
         raise UnknownName("device", device, ["host"])
+    kind_of(against)
     opened = Bundle.open(bundle)
     count = threads or os.cpu_count() or 1
     chosen = [
@@ -97,17 +98,16 @@ Side = tuple[str, Path, Mapping[str, Any], Bundle | None]
 def _baseline(
     bundle: Bundle, entry: Mapping[str, Any], against: str, cache: Path, progress: Callable[[str], None]
 ) -> Side:
-    name = against.replace("-", "_")
-    if against == baselines.NAIVE:
+    kind = kind_of(against)
+    if kind == "naive":
         path, other = baselines.naive(bundle, entry["view"], entry["target"], cache)
         return f"{_model(bundle)} {entry['view']} {entry['target']} naive", path, other, None
-    if against in TARGETS:
+    if kind == "target":
         return _side(bundle, entry["view"], against)
-    if name in MODELS:
-        return _side(baselines.exported(name, entry["target"], cache, progress), entry["view"], entry["target"])
-    if Path(against).is_dir():
-        return _side(Bundle.open(against), entry["view"], entry["target"])
-    raise UnknownName("baseline", against, [baselines.NAIVE, *TARGETS, *MODELS])
+    if kind == "model":
+        exported = baselines.exported(model_name(against), entry["target"], cache, progress)
+        return _side(exported, entry["view"], entry["target"])
+    return _side(Bundle.open(against), entry["view"], entry["target"])
 
 
 def _model(bundle: Bundle) -> str:

@@ -13,7 +13,6 @@ import logging
 import multiprocessing
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -197,7 +196,6 @@ def make(job: Job, partial: Path) -> dict[str, Any]:
 
 
 def _make(job: Job, partial: Path) -> dict[str, Any]:
-    started = time.perf_counter()
     target = TARGETS[job.target]
     view = _deployed_views(partial / "fused", job.preset)[job.view]
     changed = rewrite(view, job.rewrites)
@@ -225,7 +223,7 @@ def _make(job: Job, partial: Path) -> dict[str, Any]:
         "gate": asdict(target.gate)
         | ({"passed": None, "reason": reason} if parity is None else _verdict(parity, target)),
     }
-    (partial / f"{job.file}.json").write_text(json.dumps(entry | {"seconds": time.perf_counter() - started}))
+    (partial / f"{job.file}.json").write_text(json.dumps(entry))
     return entry
 
 

@@ -116,7 +116,14 @@ class Verify:
         """Verify a bundle or a file; 1 when a gate fails."""
         if not self.subject.exists():
             raise MobileClipError(f"{self.subject} does not exist: give a bundle, or a .mlpackage, .onnx or .pte.")
+        for path in (self.images, self.text, self.against, self.inputs, self.outputs):
+            if path is not None and not path.exists():
+                raise MobileClipError(f"{path} does not exist: give a path that does.")
         single = self.subject.is_file() or self.subject.suffix == ".mlpackage"
+        if not single:
+            from export.manifest import Bundle
+
+            Bundle.open(self.subject, hashes=False)
         with _progress("verifying", self.json) as say:
             from export.verify import verify, verify_package
 
@@ -176,6 +183,12 @@ class Bench:
         targets_of(self.to)
         if self.runs < 2:
             raise MobileClipError(f"{self.runs} runs cannot give a median and an interval: take at least 2.")
+        from benchmarks.sides import kind_of
+        from export.manifest import Bundle
+
+        for against in self.against:
+            kind_of(against)
+        Bundle.open(self.bundle, hashes=False)
         with _progress("measuring", self.json) as say:
             from benchmarks.host import measure
 

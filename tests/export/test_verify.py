@@ -165,7 +165,7 @@ def test_what_cannot_run_here_says_so(nano_bundle: Path) -> None:
 def test_files_that_are_no_models(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_bytes(b"not a model at all" * 10)
-    with pytest.raises(ArtifactError, match=r"is no (model|program) "):
+    with pytest.raises(ArtifactError, match=r"is no (model|ExecuTorch program) "):
         open_artifact(path)
     with pytest.raises(ArtifactError, match="is no artifact that can be run"):
         open_artifact(Path(__file__))

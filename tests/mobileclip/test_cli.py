@@ -47,7 +47,9 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
         (["export", "seeded:nano", "--out", "x", "--preset", "appel"], 2),
         (["export", "missing.pt", "--out", "x"], 2),
         (["verify", "missing"], 2),
-        (["bench", "missing", "--runs", "1"], 2),
+        (["verify", ".", "--images", "missing"], 2),
+        (["bench", "missing"], 2),
+        (["bench", ".", "--against", "swim-l"], 2),
         (["report", "missing"], 2),
     ):
         done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60)
@@ -65,6 +67,9 @@ def test_version() -> None:
         (["export", "seeded:mobileclip_s9", "--out", "x"], "unknown model 'mobileclip_s9': did you mean 'mobileclip_s"),
         (["export", "missing.pt", "--out", "x"], "missing.pt does not exist: give a checkpoint, or seeded:"),
         (["verify", "missing"], "missing does not exist: give a bundle, or a .mlpackage, .onnx or .pte."),
+        (["bench", "missing", "--runs", "1"], "1 runs cannot give a median and an interval: take at least 2."),
+        (["bench", ".", "--against", "swim_l"], "unknown baseline 'swim_l': did you mean 'swin_l'?"),
+        (["verify", ".", "--images", "nowhere"], "nowhere does not exist: give a path that does."),
         (["bench", "missing"], "missing is no bundle: it has no manifest.json; make one with `mobileclip export`."),
         (["export"], "required"),
     ],
