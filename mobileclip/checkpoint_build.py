@@ -15,7 +15,7 @@ from mobileclip.config import ModelConfig
 from mobileclip.errors import CheckpointError
 from mobileclip.fuse import fuse
 from mobileclip.models import Clip, build
-from mobileclip.models.text import KERNEL, FusedText, MctText
+from mobileclip.models.text import KERNEL, MctText
 
 _DTYPES = {
     True: (torch.float32, torch.float16, torch.bfloat16, torch.float64),
@@ -146,9 +146,6 @@ def _empty_fused(config: ModelConfig) -> Clip:
         model = fuse(build(config))
     model = model.to_empty(device="cpu").eval()
     assert isinstance(model, Clip)
-    if isinstance(model.text, FusedText):
-        length = model.text.position.shape[0]
-        model.text.earlier = torch.ones(length, length).triu(1)  # as FusedText makes it; no file holds it
     loose = {name for name, _ in model.named_buffers()} - set(model.state_dict())
-    assert loose <= {"text.earlier"}, f"buffers that neither a file nor this function fills: {loose}"
+    assert not loose, f"buffers that no file fills: {loose}"
     return model
