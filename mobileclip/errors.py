@@ -3,6 +3,8 @@
 MobileClipError              the command line prints it and exits with code 2
 ├── UnknownName              a name that no table holds; lists what it holds and the nearest
 ├── CheckpointError          weights that are foreign, truncated, of another size, or unsafe to read
+├── DataError                shards, captions, side-cars or a corpus that cannot be trained on or measured with
+├── TrainingError            a run that cannot start, go on or be resumed
 ├── ImageError               a picture that cannot be read, or is too large to be read safely
 ├── BundleError              a bundle or manifest that is broken, changed or of another version
 ├── ArtifactError            a model file that no reader or runtime of this project can take
@@ -35,6 +37,14 @@ class CheckpointError(MobileClipError):
 
 class ImageError(MobileClipError):
     """A picture that cannot be read, and why."""
+
+
+class DataError(MobileClipError):
+    """Shards, captions, side-cars or a corpus that cannot be used, and why."""
+
+
+class TrainingError(MobileClipError):
+    """A training run that cannot start, go on or be resumed as asked."""
 
 
 class BundleError(MobileClipError):
