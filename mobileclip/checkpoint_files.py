@@ -58,6 +58,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for starts, verdict in _STAND_INS:
         if head.lstrip().lower().startswith(starts):
             raise CheckpointError(f"'{path}' {verdict}.")
+    if head[8:9] == b"{" and head[6:8] == b"\0\0":  # a length of any bytes, also those that begin a pickle or a zip
+        return _read_safetensors(path)
     if head.startswith(_ZIP):
         return _read_archive(path, size)
     if head.startswith(_LEGACY):
@@ -65,8 +67,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"'{path}' is a bare pickle (PyTorch's format before 1.6, or another program's), which is not read: open "
             "it where you trust it and write its state dict with today's torch.save."
         )
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
     raise CheckpointError(
         f"'{path}' is no file of weights: it begins with {head[:8]!r}, where a PyTorch archive begins with {_ZIP!r} "
         "and a safetensors file with a length and '{'; give one of these."

@@ -204,6 +204,13 @@ MODELS: Mapping[str, ModelConfig] = _table(
         embed_dim=32,
     ),
     ModelConfig(
+        name="nano_scenes",
+        image=ImageTower(timm="fastvit_mci0", pool="avg", args=_NANO_MCI),
+        text=replace(_NANO_TEXT, causal=True),
+        preprocess=Preprocess(size=64),
+        embed_dim=64,
+    ),
+    ModelConfig(
         name="nano_mct",
         image=ImageTower(timm="fastvit_mci0", pool="avg", args=_NANO_MCI),
         text=replace(_NANO_TEXT, kind="mct"),

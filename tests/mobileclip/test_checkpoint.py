@@ -33,6 +33,7 @@ from mobileclip import checkpoint_keys as keys
 from mobileclip.checkpoint import APPLE, PRESUMED, _config, _Found, _origin, _says_second, describe, load, save
 from mobileclip.checkpoint_build import MergedMixer
 from mobileclip.checkpoint_config import OWN
+from mobileclip.checkpoint_files import read_weights
 from mobileclip.config import MODELS, Origin
 from mobileclip.errors import CheckpointError, OutputError, UnknownName
 from mobileclip.fuse import fuse
@@ -958,3 +959,11 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     for name, form in (("file/x.pt", "timm"), ("file/x", "toolkit")):
         with pytest.raises(OutputError, match=r"cannot be written \(.*\): give a place"):
             save(model("nano_swin"), tmp_path / name, form)
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
+    """One safetensors file in 32 begins with the byte that begins a pickle."""
+    for length in range(64):
+        save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"note": "n" * length})
+        head = (tmp_path / "x.safetensors").read_bytes()[:1]
+        assert list(read_weights(tmp_path / "x.safetensors")) == ["x"], head

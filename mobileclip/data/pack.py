@@ -1,0 +1,315 @@
+"""Shards of any readable layout to training shards: small clean JPEGs, members together, scaled augmentations.
+
+    pack_shards(["cc12m/{00000..01242}.tar"], "packed", size=288, jobs=16)
+
+Each image is decoded once here, so that training neither fails nor spends its time on pixels that it throws away: the
+short side becomes `size`, EXIF rotation is applied (except where stored augmentations refer to the pixels as they lie),
+alpha is dropped. An image that is small enough, upright and clean keeps its bytes. Samples whose image cannot be
+decoded are left out, counted and named, up to a share.
+
+Unusual here: an output shard is a function of its place in the corpus alone, so shards are made by any number of
+processes; a finished one has a `.done.json` with the hash of what it was made from, and is not made again.
+`ShardWriter` is the writer behind it, for samples from elsewhere.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from mobileclip.data import index as indices
+from mobileclip.data import remote, shard_writer, shards, tars
+from mobileclip.data.arrays import placing
+from mobileclip.data.corpus import Corpus, Progress, corpus
+from mobileclip.data.index import Index
+from mobileclip.data.pixels import ImageTooLarge, packed_image
+from mobileclip.data.problems import Problem, Tally, as_json, from_json, sentence
+from mobileclip.data.sample import RESERVED, sample_members
+from mobileclip.data.shard_writer import Form, TarWriter, Written
+from mobileclip.data.shard_writer import ShardWriter as ShardWriter
+from mobileclip.data.shards import Data, Sample, Span
+from mobileclip.errors import DataError, ImageError
+
+_VERSION = 1  # of what packing does to a sample; another one makes finished shards again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """What `pack_shards` has made."""
+
+    folder: Path
+    """Where it is."""
+    shards: int
+    """Tars."""
+    samples: int
+    """In all tars."""
+    kept: int
+    """Tars that an earlier run had finished."""
+    problems: dict[str, Problem]
+    """What was left out, and why; names are `shard/key` of the input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """What decides how a sample is packed."""
+
+    size: int | None
+    quality: int
+    embeddings: Form
+    licence: str
+    json_keys: tuple[str, ...]
+    broken_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One output shard."""
+
+    path: Path
+    parts: tuple[tuple[str, int, int], ...]  # input tar, its first and last row
+    inputs: str  # hash of what it is made from
+    config: _Config
+    cache: Path | None
+    side_cars: Path | None
+
+
+def pack_shards(
+    specs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    size: int | None = 288,
+    quality: int = 92,
+    per_shard: int = 10_000,
+    jobs: int = 1,
+    embeddings: Form = "npz",
+    side_cars: Path | None = None,
+    licence: str = "",
+    json_keys: Sequence[str] = (),
+    broken_share: float = 0.05,
+    provenance: dict[str, Any] | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Packed:
+    """Pack what `specs` name into the folder `out`; started again, it goes on where it was interrupted.
+
+    `size` is the short side of stored images in pixels (None: as they are); `side_cars` a folder of embeddings of the
+    inputs; `embeddings` where those of the outputs go.
+
+    Raises:
+        DataError: an input cannot be read, or more than `broken_share` of the samples cannot be packed.
+        OutputError: `out` holds something else, or cannot be written.
+    """
+    if size is not None and not 16 <= size <= 4_096:
+        raise DataError(f"size is {size}: a short side of 16 to 4,096 pixels is allowed; 288 suits training at 256.")
+    if per_shard < 1 or not 1 <= quality <= 100 or not 0 <= broken_share <= 1:
+        raise DataError(
+            f"per_shard is {per_shard}, quality {quality}, broken_share {broken_share}: at least 1, 1 to 100 and 0 to "
+            "1 are allowed."
+        )
+    folder = Path(out)
+    found = corpus(specs, cache=cache, json_keys=json_keys, embeddings=side_cars, jobs=jobs)
+    config = _Config(
+        size=size,
+        quality=quality,
+        embeddings=embeddings,
+        licence=licence,
+        json_keys=tuple(json_keys),
+        broken_share=broken_share,
+    )
+    tasks = list(_tasks(found, folder, per_shard, config, cache, side_cars))
+    _claim(folder, tasks)
+    tally, written, kept = Tally(), [], 0
+    tally.merge(found.problems)
+    for done, (one, problems, old) in enumerate(_run(tasks, jobs), 1):
+        if one.count:
+            written.append(one)
+        kept += old
+        tally.merge(problems)
+        if progress is not None:
+            progress(done, len(tasks))
+    samples, left_out = sum(one.count for one in written), found.n - sum(one.count for one in written)
+    if left_out > broken_share * found.n:
+        raise DataError(_too_many(left_out, found.n, broken_share, tally.result()))
+    made: dict[str, Any] = {
+        "size": size,
+        "quality": quality,
+        "per_shard": per_shard,
+        "inputs": found.fingerprint,
+        "read": found.n,
+    }
+    made |= {"left_out": as_json(tally.result())}
+    written.sort(key=lambda one: one.name)
+    shard_writer.finish(folder, written, {**(provenance or {}), "packed": made})
+    return Packed(folder=folder, shards=len(written), samples=samples, kept=kept, problems=tally.result())
+
+
+def _tasks(
+    found: Corpus, folder: Path, per_shard: int, config: _Config, cache: Path | None, side_cars: Path | None
+) -> Iterator[_Task]:
+    settings = json.dumps([_VERSION, asdict(config), per_shard], sort_keys=True)
+    marks = [found.shards[number].metadata for number in range(len(found.shards))] if found.n else []
+    for number, first in enumerate(range(0, found.n, per_shard)):
+        last, parts = min(first + per_shard, found.n), []
+        digest = hashlib.sha256(settings.encode())
+        shard = int(found.start.searchsorted(first, side="right")) - 1
+        while shard < len(found.shards) and found.start[shard] < last:
+            begin, end = int(found.start[shard]), int(found.start[shard + 1])
+            if end > begin:
+                part = (found.shards.places[shard], max(first, begin) - begin, min(last, end) - begin)
+                parts.append(part)
+                mark = [marks[shard][name] for name in ("tar_bytes", "mtime_ns", "headers", "keys_hash", "texts_hash")]
+                digest.update(json.dumps([indices.stem_of(part[0]), part[1], part[2], mark]).encode())
+            shard += 1
+        yield _Task(
+            path=folder / f"{number:05d}.tar",
+            parts=tuple(parts),
+            inputs=digest.hexdigest(),
+            config=config,
+            cache=cache,
+            side_cars=side_cars,
+        )
+
+
+def _claim(folder: Path, tasks: Sequence[_Task]) -> None:
+    """Make the folder ours; a finished one may be packed again when it was packed from the same."""
+    if (folder / shard_writer.MANIFEST).exists() and all(_finished(task) is not None for task in tasks):
+        (folder / shard_writer.MANIFEST).unlink()
+        with placing(folder / shard_writer.MARKER) as file:
+            file.write(b"{}\n")
+    shard_writer.claim(folder)
+
+
+def _run(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[Written, dict[str, Problem], bool]]:
+    waiting = []
+    for task in tasks:
+        known = _finished(task)
+        if known is None:
+            waiting.append(task)
+        else:
+            yield *known, True
+    if jobs <= 1 or len(waiting) <= 1:
+        for task in waiting:
+            yield *_pack(task), False
+        return
+    with ProcessPoolExecutor(min(jobs, len(waiting)), mp_context=get_context("spawn")) as pool:
+        pending: list[Future[tuple[Written, dict[str, Problem]]]] = [pool.submit(_pack, task) for task in waiting]
+        try:
+            for future in as_completed(pending):
+                yield *future.result(), False
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _done_path(task: _Task) -> Path:
+    return task.path.with_suffix(".done.json")
+
+
+def _finished(task: _Task) -> tuple[Written, dict[str, Problem]] | None:
+    """What an earlier run says of this shard, when it made it from the same inputs and it is still there."""
+    try:
+        found = json.loads(_done_path(task).read_bytes())
+        written = Written(**found["written"])
+        if found["inputs"] != task.inputs or (written.count and task.path.stat().st_size != written.bytes):
+            return None
+        return written, from_json(found["problems"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _pack(task: _Task) -> tuple[Written, dict[str, Problem]]:
+    """Make one output shard."""
+    _done_path(task).unlink(missing_ok=True)
+    tally, read = Tally(), 0
+    total = sum(last - first for _, first, last in task.parts)
+    with TarWriter(task.path, task.config.embeddings) as writer:
+        for place, first, last in task.parts:
+            found = indices.index(place, cache=task.cache, json_keys=task.config.json_keys, embeddings=task.side_cars)
+            with tars.opened(remote.local(place, task.cache)) as data:
+                for row, sample in _rows(data, place, found, first, last, task.config.json_keys):
+                    read += 1
+                    problem = _add(writer, sample, found, row, data, task.config)
+                    if problem is not None:
+                        tally.add(problem, f"{indices.stem_of(place)}/{sample.key}")
+                    broken = read - writer.count
+                    if read >= 100 and broken > task.config.broken_share * total:
+                        raise DataError(_too_many(broken, read, task.config.broken_share, tally.result()))
+    written = writer.written()
+    if not written.count:
+        task.path.unlink()
+    content = {"inputs": task.inputs, "written": asdict(written), "problems": as_json(tally.result())}
+    with placing(_done_path(task)) as file:
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
+    return written, tally.result()
+
+
+def _rows(
+    data: Data, place: str, found: Index, first: int, last: int, json_keys: tuple[str, ...]
+) -> Iterator[tuple[int, Sample]]:
+    """Rows `first` to `last` of an index, and their samples."""
+    row = 0
+    for sample in shards.read(data, tars.walk(data, place), Tally(), json_keys):
+        if row == last:
+            return
+        if sample.key != found.key(row):
+            continue  # the index left it out
+        if row >= first:
+            yield row, sample
+        row += 1
+
+
+def _add(writer: TarWriter, sample: Sample, found: Index, row: int, data: Data, config: _Config) -> str | None:
+    """Append a sample, or say which problem it is left out for."""
+
+    def bytes_of(span: Span) -> bytes:
+        return bytes(data[span.offset : span.offset + span.size])
+
+    problem = "bad_augmentation"
+    try:
+        paug = found.paug(row)
+        problem = "broken_image"
+        content = bytes_of(sample.image)
+        image, old, new = packed_image(content, config.size, config.quality, upright=paug is None)
+        problem = "bad_embeddings"
+        embedded = found.teachers(row) if config.embeddings != "none" else None
+        problem = "unsafe_name"
+        record = {**sample.record, "width": new[0], "height": new[1]}
+        record["license"] = record.get("license") or config.licence
+        if old != new:
+            record["resized_from"] = list(old)
+        if image != content:
+            record["original_sha256"] = hashlib.sha256(content).hexdigest()
+        others = {name: bytes_of(span) for name, span in sample.members.items() if _is_kept(name)}
+        if paug is not None:
+            paug = paug.scaled(paug.size or old, new)
+        key = sample.key if sample.key not in writer.keys else f"{indices.stem_of(found.tar)}_{sample.key}"
+        files = sample_members(key, image, sample.texts, record, others, paug)
+        problem = "bad_embeddings"
+        writer.add(key, files, sample.texts, embedded)
+    except ImageTooLarge:
+        return "image_too_large"
+    except (DataError, ImageError):
+        return problem
+    return None
+
+
+def _is_kept(extension: str) -> bool:
+    """Whether a member that packing knows nothing of is copied: masks, depth, addresses, but no pickle."""
+    name = extension.rsplit(".", 1)[-1]
+    return (
+        extension not in RESERVED
+        and extension not in shards.SILENT
+        and name not in shards.PICKLES
+        and extension.isascii()
+    )
+
+
+def _too_many(broken: int, read: int, share: float, problems: dict[str, Problem]) -> str:
+    return (
+        f"{broken} of {read} samples cannot be packed ({sentence(problems)}): a share of {share:g} is allowed; look at "
+        "these samples, or allow a larger `broken_share`."
+    )

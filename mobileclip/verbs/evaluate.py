@@ -1,0 +1,127 @@
+"""`mobileclip evaluate`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import Positional
+
+from export.targets import targets_of
+from mobileclip.errors import DataError, MobileClipError
+from mobileclip.verbs.export import known_source
+from mobileclip.verbs.screen import Progress, progress, table
+
+if TYPE_CHECKING:
+    from mobileclip.evaluate.encoder import Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure checkpoints and exported bundles: zero-shot classification, retrieval, calibration.
+
+    mobileclip evaluate runs/nano/last out/nano --zero-shot scenes/val --retrieval scenes/val
+    """
+
+    subjects: Positional[tuple[str, ...]]
+    """Checkpoints and bundles; each is compared with the first."""
+    zero_shot: Path | None = None
+    """Folder of class folders, or of tars with .cls members."""
+    retrieval: Path | None = None
+    """captions.jsonl, a COCO or Flickr30k file, packed shards, or the folder that holds them."""
+    classes: str | None = None
+    """File with a class a line or as JSON, or `imagenet`."""
+    templates: str | None = None
+    """File with a template a line ({} is the class), or `imagenet`."""
+    captions: str | None = None
+    """Of packed shards, whose captions to search."""
+    target: str | None = None
+    """Which artifacts of a bundle; onnx, then executorch-xnnpack, if left out."""
+    limit: int | None = None
+    """At most so many pictures of each set."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+    def run(self) -> int:
+        """Evaluate each subject on the same sets, then compare."""
+        if not self.subjects:
+            raise MobileClipError("nothing to evaluate: give a checkpoint or a bundle.")
+        if self.zero_shot is None and self.retrieval is None:
+            raise DataError("nothing to evaluate on: give --zero-shot FOLDER, --retrieval FILE_OR_FOLDER, or both.")
+        for path in (self.zero_shot, self.retrieval):
+            if path is not None and not path.exists():
+                raise DataError(f"{path} does not exist: give a folder or a file that does.")
+        if self.target is not None:
+            targets_of([self.target])
+        for subject in self.subjects:
+            known_source(subject)
+        with progress("evaluating", self.json) as say:
+            from mobileclip.evaluate import compare, evaluate
+
+            reports = [
+                evaluate(
+                    self._encoder(subject, say),
+                    zero_shot=self.zero_shot,
+                    retrieval=self.retrieval,
+                    classes=self.classes,
+                    templates=self.templates,
+                    captions=self.captions,
+                    limit=self.limit,
+                    progress=say,
+                )
+                for subject in self.subjects
+            ]
+            compared = [row for report in reports[1:] for row in compare(reports[0], report)]
+        rows = [row for report in reports for row in report.rows()]
+        if self.json:
+            print(json.dumps({"results": rows, "compared": compared}, indent=1))
+        else:
+            _print(rows, compared)
+        return 0
+
+    def _encoder(self, subject: str, say: Progress) -> "Encoder":
+        if (Path(subject) / "manifest.json").exists():
+            from export.encoder import BundleEncoder
+
+            return BundleEncoder(subject, self.target, progress=say)
+        import torch
+
+        from mobileclip.checkpoint import load
+        from mobileclip.evaluate.encoder import ModelEncoder
+
+        return ModelEncoder(load(subject), device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _print(rows: Sequence[Mapping[str, Any]], compared: Sequence[Mapping[str, Any]]) -> None:
+    shown = []
+    for row in rows:
+        if row["task"] == "zero-shot":
+            low, high = row["top1_interval"]
+            five = "–" if row["top5"] is None else f"{row['top5']:.1%}"
+            told = f"top-1 {row['top1']:.1%} ({low:.1%}–{high:.1%}), top-5 {five}; chance {row['chance']:.1%}"
+        else:
+            ways = (("image to text", row["image_to_text"]), ("text to image", row["text_to_image"]))
+            told = "; ".join(f"{way} R@1/5/10 {_recalls(found)}" for way, found in ways)
+        shown.append((row["encoder"], row["set"], row["task"], str(row["n"]), told, f"{row['images_per_second']:.0f}"))
+    table("", ("model", "set", "task", "pictures", "figures", "images/s"), shown)
+    if compared:
+        names = ("before", "after", "set", "task", "right before", "right after", "agreement", "mean cosine")
+        cells = [
+            (
+                row["before"],
+                row["after"],
+                row["set"],
+                row["task"],
+                f"{row['right_before']:.1%}",
+                f"{row['right_after']:.1%}",
+                f"{row['agreement']:.1%}",
+                "–" if row["cosine_mean"] is None else f"{row['cosine_mean']:.6f}",
+            )
+            for row in compared
+        ]
+        table("", names, cells)
+
+
+def _recalls(found: Mapping[str, Any]) -> str:
+    return " / ".join("–" if found[f"R@{k}"] is None else f"{found[f'R@{k}']:.1%}" for k in (1, 5, 10))

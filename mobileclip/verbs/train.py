@@ -1,0 +1,67 @@
+"""`mobileclip train`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from mobileclip.errors import TrainingError
+from mobileclip.recipes import recipe_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a model from shards, on one process or under torchrun; the same command goes on after an interruption.
+
+    mobileclip train nano-scenes --shards scenes/train --out runs/nano
+
+    torchrun --nproc-per-node 8 -m mobileclip.cli train mci2-scratch --shards "shards/{00000..01279}.tar" --out runs/s2
+    """
+
+    recipe: Positional[str]
+    """Name: mci2-datacompdr, mci2-scratch, mci0-datacompdr, mci0-scratch, finetune-from-released or nano-scenes."""
+    shards: tuple[str, ...] = ()
+    """Folders, globs, brace patterns or URLs of tars."""
+    out: Path
+    """Folder of the run; one that holds this run already is gone on with."""
+    val: Path | None = None
+    """Set to evaluate on: classes (zero-shot), captions (retrieval), or both."""
+    set: tuple[str, ...] = ()
+    """Fields of the recipe, as batch=1024 captions=both lr=5e-4."""
+    show: bool = False
+    """Print the recipe and stop."""
+    json: bool = False
+    """Print the record of the finished run as JSON."""
+
+    def run(self) -> int:
+        """Check the recipe, then train."""
+        overrides: dict[str, object] = {}
+        for item in self.set:
+            key, sign, value = item.partition("=")
+            if not sign:
+                raise TrainingError(f"'{item}' sets nothing: write FIELD=VALUE, as in batch=1024.")
+            overrides[key] = value
+        if self.shards:
+            overrides["shards"] = self.shards
+        if self.val is not None:
+            overrides["val"] = str(self.val)
+        recipe = recipe_of(self.recipe, overrides)
+        if self.show:
+            print(json.dumps(recipe.as_dict(), indent=1))
+            return 0
+        if not recipe.shards:
+            raise TrainingError(
+                f"recipe {recipe.name} has no shards: pass --shards with folders, globs or URLs of tars."
+            )
+        from mobileclip.distributed import rank
+        from mobileclip.train import train
+
+        checkpoint = train(recipe, self.out)
+        if rank() == 0:
+            record = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["record"]
+            if self.json:
+                print(json.dumps(record))
+            else:
+                print(f"{checkpoint}: step {record['step']} of {recipe.steps}; `mobileclip export` takes this folder.")
+        return 0
