@@ -4,7 +4,7 @@
     plan.main.phrase                   # "large red striped ball"
 
 Captions, labels and depth come from here, so they are the same at every size of the picture, and a corpus can be
-described (for balance, or for captions from another image) without rendering it: about 0.15 ms a scene.
+described (for balance, or for captions from another image) without rendering it, in a fraction of a millisecond.
 
 World: metres, x right, y up, z away from the camera, the ground at y = 0, the camera at (0, height, 0), looking down
 by `pitch`. The picture is square and one unit wide; a point at depth t along the camera's axis is `focal / t` tall.

@@ -139,8 +139,8 @@ def _background(plan: Layout, view: View, bodies: list[Body]) -> tuple[Array, Ar
         covers = t * t / np.float32(camera.height * camera.focal * size)  # metres of ground that a pixel is deep
         fade = 1 / (1 + np.square(covers * 18))
         colour = surfaces.ground(plan, t * dx, (reach * dz)[top:, None], fade, rng)
-        dark, close = _shadows(plan, view, bodies)
-        colour *= direct * ly * dark[top:] + ambient * close[top:]
+        dark, close = _shadows(plan, view, bodies, top)
+        colour *= direct * ly * dark + ambient * close
         if kind != "wall":  # the far ground fades into the air
             haze = (1 - np.exp(np.minimum(t, MAX_DEPTH) / -40)) * np.float32(0.7)
             air = image[:, max(top - 1, 0)].mean(axis=1)[:, None, None] if top else surfaces.plane(plan.backdrop)
@@ -149,8 +149,8 @@ def _background(plan: Layout, view: View, bodies: list[Body]) -> tuple[Array, Ar
     return image, depth
 
 
-def _shadows(plan: Layout, view: View, bodies: list[Body]) -> tuple[Array, Array]:
-    """Shares of direct and of ambient light that objects leave the ground, [S, S] each, from half resolution."""
+def _shadows(plan: Layout, view: View, bodies: list[Body], top: int) -> tuple[Array, Array]:
+    """Shares of direct and of ambient light that objects leave the ground, from row `top` on; from half resolution."""
     half = (view.size + 1) // 2
     places = (np.arange(half, dtype=np.float32) * 2 + 1) / np.float32(view.size) - np.float32(0.5)
     shade = np.zeros((2, half, half), np.float32)
@@ -175,8 +175,9 @@ def _shadows(plan: Layout, view: View, bodies: list[Body]) -> tuple[Array, Array
         np.maximum(shade[0][here], dark, out=shade[0][here])
         close = np.float32(0.6) - np.float32(2.4) * (origin[0] * origin[0] + origin[2] * origin[2])  # 0 at _FOOT
         np.maximum(shade[1][here], close, out=shade[1][here])
-    lit = 1 - _soften(shade.repeat(2, 1).repeat(2, 2))[:, : view.size, : view.size]
-    return lit[0], lit[1]
+    shade = shade[:, top // 2 :].repeat(2, 1).repeat(2, 2)
+    dark, close = 1 - _soften(shade)[:, top % 2 : top % 2 + view.size - top, : view.size]
+    return dark, close
 
 
 def _soften(x: Array) -> Array:
@@ -318,8 +319,7 @@ def _develop(plan: Layout, image: Array) -> NDArray[np.uint8]:
         for x in range(-left, size, 512):
             here = image[:, max(y, 0) : y + 512, max(x, 0) : x + 512]
             here += grain[:, max(-y, 0) :, max(-x, 0) :][:, : here.shape[1], : here.shape[2]] * np.float32(sigma)
-    image += np.float32(0.5)
-    np.clip(image, 0, 255, out=image)
+    np.minimum(np.maximum(image, 0, out=image), 255, out=image)
     return np.ascontiguousarray(image.astype(np.uint8).transpose(1, 2, 0))
 
 

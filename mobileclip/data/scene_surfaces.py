@@ -1,6 +1,6 @@
 """Colours of surfaces: the materials of objects, the grounds, and what is behind them. All linear RGB, float32.
 
-Unusual: every texture is a function of a place in the world (one 256 x 256 noise tile, looked up with bilinear
+Unusual: every texture is a function of a place in the world (one 512 x 512 noise tile, looked up with bilinear
 weights), so the same scene looks the same at every size; its finest detail fades where a pixel covers more than it.
 
 Legend: N points of an object, R rows, S columns. Colours come first ([3, N], [3, R, S]): numpy's inner loops are then
@@ -19,7 +19,7 @@ from mobileclip.data.scene_layout import Layout, Thing
 from mobileclip.data.scene_solids import Array, Rgb, Vec
 from mobileclip.data.scene_words import SETTINGS
 
-_SIDE = 256
+_SIDE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +66,11 @@ def plane(rgb: Rgb) -> Array:
 
 @lru_cache(maxsize=1)
 def _tile() -> Array:
-    """[257, 257] noise of six octaves that repeats, mean 0, standard deviation 1, last row and column as the first."""
-    rng = random.Random(20)
+    """[513, 513] noise of seven octaves, mean 0, standard deviation 1, last row and column as the first."""
+    rng = np.random.Generator(np.random.Philox(key=20))
     total = np.zeros((_SIDE, _SIDE))
-    for octave, strength in ((8, 1.0), (16, 0.8), (32, 0.65), (64, 0.5), (128, 0.4), (256, 0.35)):
-        lattice = np.array([rng.uniform(-1, 1) for _ in range(octave * octave)]).reshape(octave, octave)
+    for octave, strength in ((8, 1.0), (16, 0.9), (32, 0.8), (64, 0.7), (128, 0.6), (256, 0.5), (512, 0.4)):
+        lattice = rng.uniform(-1, 1, (octave, octave))
         for axis in (0, 1):
             at = np.arange(_SIDE) * octave / _SIDE
             low = at.astype(int)
@@ -84,7 +84,7 @@ def _tile() -> Array:
 
 
 def noise(x: Any, y: Any) -> Array:
-    """Smooth noise at places that broadcast; it repeats after 1 unit, its finest grain is 1/256."""
+    """Smooth noise at places that broadcast; it repeats after 1 unit, its finest grain is 1/512."""
     tile = _tile().ravel()
     x, y = x * np.float32(_SIDE), y * np.float32(_SIDE)
     left, top = np.floor(x), np.floor(y)
@@ -187,15 +187,13 @@ _SECONDS: tuple[Rgb, ...] = (
 
 
 def _fine(x: Array, z: Array, fade: Array, rng: random.Random, strength: float) -> Array:
-    return noise(x * np.float32(0.9) + np.float32(rng.random()), z * np.float32(0.9)) * (fade * np.float32(strength))
+    scale = np.float32(0.35)
+    return noise(x * scale + np.float32(rng.random()), z * scale) * (fade * np.float32(strength))
 
 
-def _speckled(strong: float, weak: float) -> Callable[..., Tones]:
+def _speckled(strength: float) -> Callable[..., Tones]:
     def tones(x: Array, z: Array, fade: Array, rng: random.Random) -> Tones:
-        tone = noise(x * np.float32(0.12) + np.float32(rng.random()), z * np.float32(0.12)) * np.float32(weak)
-        if strong:
-            tone += _fine(x, z, fade, rng, strong)
-        return tone + 1, 0.0
+        return _fine(x, z, np.sqrt(fade), rng, strength) + 1, 0.0
 
     return tones
 
@@ -244,11 +242,11 @@ def _choose(rng: random.Random, items: tuple[Rgb, ...]) -> Rgb:
 
 
 _GROUNDS: Mapping[str, Callable[..., Tones]] = {
-    "grass": _speckled(0.34, 0.18),
-    "sand": _speckled(0.13, 0.10),
-    "snow": _speckled(0.05, 0.07),
-    "asphalt": _speckled(0.24, 0.10),
-    "plain": _speckled(0.0, 0.04),
+    "grass": _speckled(0.36),
+    "sand": _speckled(0.16),
+    "snow": _speckled(0.08),
+    "asphalt": _speckled(0.25),
+    "plain": _speckled(0.03),
     "planks": _planks,
     "tiles": _tiles,
     "carpet": _carpet,
@@ -324,11 +322,12 @@ def wall(plan: Layout, x: Array, y: Array, rng: random.Random) -> Array:
         row = np.floor(rows)
         across = x / 0.26 + 0.5 * (row % 2)
         joint = np.maximum(np.abs(across - np.floor(across) - 0.5) - 0.04, np.abs(rows - row - 0.5)) > 0.43
-        tone = tone * (0.82 + 0.08 * noise(np.floor(across) * 0.31, row * 0.17)) * (1 + 0.16 * joint)
+        tone = tone * (0.82 + 0.08 * noise(np.floor(across) * 0.31, row * 0.17)) * (1 + np.float32(0.16) * joint)
     out: Array = base * tone
     if plan.setting != "studio":
-        board = np.clip((0.09 - y) * 60, 0, 1)
-        out += (plane((0.86, 0.85, 0.82)) * 0.9 - out) * board * np.float32(0.8)
+        low = int((y[:, 0] > 0.11).sum())  # rows above the skirting board
+        board = np.clip((0.09 - y[low:]) * 60, 0, 1) * np.float32(0.8)
+        out[:, low:] += (plane((0.86, 0.85, 0.82)) * 0.9 - out[:, low:]) * board
         if kind > 0.55:
             _frame(out, x, y, rng)
     return out
@@ -338,6 +337,12 @@ def _frame(out: Array, x: Array, y: Array, rng: random.Random) -> None:
     """A picture or a window on the wall."""
     cx, cy = rng.uniform(-1.6, 1.6), rng.uniform(0.9, 1.7)
     w, h = rng.uniform(0.25, 0.6), rng.uniform(0.2, 0.5)
+    rows = np.flatnonzero(np.abs(y[:, 0] - cy) < h + 0.07)
+    columns = np.flatnonzero((np.abs(x - cx) < w + 0.07).any(axis=0))  # a wall is as wide in every row, nearly
+    if not len(rows) or not len(columns):
+        return
+    here = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    x, y, out = x[here], y[here[0]], out[:, *here]
     beyond = np.maximum(np.abs(x - cx) - w, np.abs(y - cy) - h)
     rim = plane(_choose(rng, ((0.2, 0.16, 0.12), (0.9, 0.9, 0.88), (0.5, 0.4, 0.2))))
     inner = plane((rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.9)))

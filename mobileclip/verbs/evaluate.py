@@ -4,17 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tyro.conf import Positional
 
 from export.targets import targets_of
 from mobileclip.errors import DataError, MobileClipError
 from mobileclip.verbs.export import known_source
-from mobileclip.verbs.screen import Progress, progress, table
-
-if TYPE_CHECKING:
-    from mobileclip.evaluate.encoder import Encoder
+from mobileclip.verbs.screen import progress, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +54,12 @@ class Evaluate:
         for subject in self.subjects:
             known_source(subject)
         with progress("evaluating", self.json) as say:
+            from export.encoder import encoder_of
             from mobileclip.evaluate import compare, evaluate
 
             reports = [
                 evaluate(
-                    self._encoder(subject, say),
+                    encoder_of(subject, self._target(subject), progress=say),
                     zero_shot=self.zero_shot,
                     retrieval=self.retrieval,
                     classes=self.classes,
@@ -80,17 +78,9 @@ class Evaluate:
             _print(rows, compared)
         return 0
 
-    def _encoder(self, subject: str, say: Progress) -> "Encoder":
-        if (Path(subject) / "manifest.json").exists():
-            from export.encoder import BundleEncoder
-
-            return BundleEncoder(subject, self.target, progress=say)
-        import torch
-
-        from mobileclip.checkpoint import load
-        from mobileclip.evaluate.encoder import ModelEncoder
-
-        return ModelEncoder(load(subject), device="cuda" if torch.cuda.is_available() else "cpu")
+    def _target(self, subject: str) -> str | None:
+        """The target is of bundles; a checkpoint beside them has none."""
+        return self.target if (Path(subject) / "manifest.json").is_file() else None
 
 
 def _print(rows: Sequence[Mapping[str, Any]], compared: Sequence[Mapping[str, Any]]) -> None:

@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 
 from mobileclip import cli
+from mobileclip.verbs import pack
 
 OPTIONS = {
+    cli.Pack: "what",
+    pack.Scenes: "out count val_count size seed caption_quality wordings noise per_shard dense jobs json",
+    pack.Shards: "shards out size quality per_shard embeddings side_cars json_keys licence broken_share jobs json",
+    cli.Inspect: "shards decode json_keys json",
+    cli.Train: "recipe shards out val set show json",
+    cli.Evaluate: "subjects zero_shot retrieval classes templates captions target limit json",
     cli.Export: "checkpoint out to preset without_rewrite labels jobs force json",
     cli.Verify: "subject images text checkpoint against inputs outputs limit audit json",
     cli.Bench: "bundle device against to view runs threads out json",
@@ -42,6 +49,16 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
     for args, code in (
         (["--help"], 0),
         (["export", "--help"], 0),
+        (["pack", "scenes", "--help"], 0),
+        (["train", "nano-scenes", "--out", "x", "--show"], 0),
+        (["train", "nano-scene", "--out", "x"], 2),
+        (["train", "nano-scenes", "--out", "x"], 2),
+        (["train", "nano-scenes", "--out", "x", "--set", "batch"], 2),
+        (["train", "nano-scenes", "--out", "x", "--set", "bach=3"], 2),
+        (["inspect", "missing"], 2),
+        (["evaluate", "missing.pt", "--zero-shot", "."], 2),
+        (["evaluate", "seeded:nano"], 2),
+        (["evaluate", "seeded:nano", "--zero-shot", "missing"], 2),
         (["export", "seeded:nano", "--out", "x", "--to", "onxx"], 2),
         (["export", "seeded:nanno", "--out", "x"], 2),
         (["export", "seeded:nano", "--out", "x", "--preset", "appel"], 2),
