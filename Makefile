@@ -4,8 +4,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
 	>/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
-OUT ?= runs/quickstart
-MODEL ?= seeded:mobileclip_s2
+RUN ?= runs/quickstart
+SCENES ?= 10000
+MODEL ?=
+BUNDLE ?= runs/s2
 
 .PHONY: install quickstart test lint bench clean
 
@@ -23,11 +25,16 @@ install: .venv/.installed
 	@touch $@
 
 quickstart: install
-	@test -e $(OUT)/manifest.json || $(BIN)/mobileclip export $(MODEL) --out $(OUT)
-	$(BIN)/mobileclip verify $(OUT) $(if $(wildcard ../shared/data/photos/images),--images ../shared/data/photos/images --limit 8)
-	$(BIN)/mobileclip bench $(OUT) --against naive --to executorch-xnnpack onnx --runs 20 --out runs/results
+	$(BIN)/mobileclip pack scenes $(RUN)/scenes --count $(SCENES) --size 72 --no-dense
+ifeq ($(MODEL),)
+	$(BIN)/mobileclip train nano-scenes --shards $(RUN)/scenes/train --val $(RUN)/scenes/val --out $(RUN)/train
+endif
+	@test -e $(RUN)/bundle/manifest.json || $(BIN)/mobileclip export $(or $(MODEL),$(RUN)/train/last) --out $(RUN)/bundle
+	$(BIN)/mobileclip verify $(RUN)/bundle --images $(RUN)/scenes/val/images --limit 8
+	$(BIN)/mobileclip bench $(RUN)/bundle --against naive --to executorch-xnnpack onnx --runs 20 --out $(RUN)/results
+	$(BIN)/mobileclip evaluate $(or $(MODEL),$(RUN)/train/last) $(RUN)/bundle --zero-shot $(RUN)/scenes/val --retrieval $(RUN)/scenes/val
 	@echo
-	@echo "The bundle is $(OUT); its weights are $(MODEL) (seeded: untrained, good for sizes, parity and speed only)."
+	@echo "Trained in $(RUN)/train, exported to $(RUN)/bundle: the last table is the model before and after export."
 
 test: install
 	$(BIN)/python -m pytest
@@ -38,7 +45,8 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/mobileclip bench $(OUT) --against swin-l naive onnx --out benchmarks/results/host
+	@test -e $(BUNDLE)/manifest.json || $(BIN)/mobileclip export seeded:mobileclip_s2 --out $(BUNDLE)
+	$(BIN)/mobileclip bench $(BUNDLE) --against swin-l naive onnx --out benchmarks/results/host
 	$(BIN)/mobileclip report benchmarks/results/host --into README.md
 
 clean:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--captions", nargs="+", choices=tuple(POLICIES), default=("alt", "quality"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--count", type=int, default=10_000, help="scenes to train on")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--work", type=Path, help="folder of corpora and runs; a temporary one if left out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "train", help="folder")

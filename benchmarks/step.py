@@ -202,7 +202,7 @@ class _Watched(torch.nn.Module):
 
     def forward(self, **values: Any) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = self.inner(**values)
-        self.last = float(sum(losses.values()))
+        self.last = sum(float(value.detach()) for value in losses.values())
         return losses
 
 

@@ -177,15 +177,15 @@ def nano_scenes() -> Recipe:
         model="nano_scenes",
         captions="pick(syn_text_quality=1, syn_text_short=1)",
         batch=128,
-        steps=1500,
-        lr=2e-3,
+        steps=400,
+        lr=3e-3,
         end_lr=1e-5,
-        warmup=100,
+        warmup=80,
         weight_decay=0.1,
         betas=(0.9, 0.98),
         precision="fp32",
-        save_every=500,
-        log_every=50,
+        save_every=200,
+        log_every=25,
     )
 
 

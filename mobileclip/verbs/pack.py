@@ -50,7 +50,7 @@ class Scenes:
         """Render and write."""
         from mobileclip.data.scenes import write_scenes
 
-        with counted("drawing", "shards", self.json) as tell:
+        with counted("drawing", "scenes", self.json) as tell:
             out = write_scenes(
                 self.out,
                 count=self.count,
