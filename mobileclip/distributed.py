@@ -50,7 +50,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         out = x.new_empty((world() * x.shape[0], *x.shape[1:]))
-        dist.all_gather_into_tensor(out, x.contiguous())
+        dist.all_gather_single(out, x.contiguous())
         return out
 
     @staticmethod
@@ -68,7 +68,7 @@ def gather(x: Tensor) -> Tensor:
         return x
     if not x.is_floating_point():
         out = x.new_empty((world() * x.shape[0], *x.shape[1:]))
-        dist.all_gather_into_tensor(out, x.contiguous())
+        dist.all_gather_single(out, x.contiguous())
         return out
     gathered: Tensor = _Gather.apply(x)
     return gathered

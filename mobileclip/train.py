@@ -130,14 +130,18 @@ class Stepper:
             for tower in (self.trainee.clip.image, self.trainee.clip.text):
                 if tower is not None:
                     fully_shard(tower, mesh=mesh)
-            fully_shard(self.trainee, mesh=mesh)
+            fully_shard(self.trainee, mesh=mesh, ignored_params=set(self._scalars()))
             return self.trainee
         if world() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             return DistributedDataParallel(
-                self.trainee, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+                self.trainee, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
         return self.trainee
+
+    def _scalars(self) -> list[nn.Parameter]:
+        """Of the loss; FSDP takes none of no dimension, so their gradients are averaged here."""
+        return [p for p in (self.clip.logit_scale, self.trainee.bias) if p is not None]
 
     def step(self, batch: Batch, step: int, teacher: "LiveTeachers | None" = None) -> Figures:
         """Forward, backward and update.
@@ -155,15 +159,21 @@ class Stepper:
         if teacher is not None:
             taught = teacher(batch.images.to(self.device), tokens)
         loss, parts = self._backward(images, tokens, batch, taught, step)
-        norm = nn.utils.get_total_norm([p.grad for p in self.trainee.parameters() if p.grad is not None])
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        scalars = self._scalars()
+        if self.recipe.fsdp and world() > 1:
+            for p in scalars:
+                p.grad = None if p.grad is None else total(p.grad) / world()
+        towers = [p for p in self.trainee.parameters() if p.ndim > 0]
+        norms = [_norm(towers), _norm(scalars)]
+        norm = torch.stack(norms).norm()
         if not (torch.isfinite(norm) and torch.isfinite(loss)):
             raise TrainingError(
                 f"loss {float(loss):.4g} and gradient norm {float(norm):.4g} at step {step} are not finite, with the "
                 f"batch {', '.join(batch.keys[:8])}, …: lower the learning rate, or look at these samples"
             )
         if self.recipe.clip:
-            nn.utils.clip_grads_with_norm_(self.trainee.parameters(), self.recipe.clip, norm)
+            for some in (towers, scalars):
+                nn.utils.clip_grads_with_norm_(some, self.recipe.clip, norm)
         self.optimiser.step()
         with torch.no_grad():
             self.clip.logit_scale.clamp_(0, math.log(self.recipe.max_logit_scale))
@@ -243,6 +253,13 @@ class Stepper:
                 self.average[name].copy_(value)
 
 
+def _norm(parameters: list[nn.Parameter]) -> Tensor:
+    """Of their gradients, over all ranks."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    whole_norm: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return whole_norm
+
+
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Linear warm-up, then a cosine down to `end_lr` at the last step."""
     if step < recipe.warmup:
@@ -301,12 +318,12 @@ class _Run:
         self.corpus = _corpus(recipe)
         self.policy = policy(recipe.captions)
         self.folder = Folder(out)
+        self.stepper = Stepper(_fresh(recipe), recipe, device, joint=self.policy.joint)
+        self.teacher = _teachers(recipe, device)
         facts = {"recipe": recipe.as_dict(), "corpus": self.corpus.fingerprint}
         if rank() == 0:
             self.folder.begin(facts, differences)
         barrier()
-        self.stepper = Stepper(_fresh(recipe), recipe, device, joint=self.policy.joint)
-        self.teacher = _teachers(recipe, device)
         self.best, self.done = -math.inf, self._resumed()
         self.log = Log(out, recipe, self.done, say, speaks=rank() == 0)
         self.saved = self.done
@@ -470,11 +487,11 @@ class _Clock:
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW; fused, and without decay on what is no matrix (open_clip: train/main.py does the same)."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    plain = [p for name, p in named if p.ndim < 2 or "bn" in name or "ln" in name or "logit_scale" in name]
-    kept = {id(p) for p in plain}
+    plain = {name for name, p in named if p.ndim < 2 or "bn" in name or "ln" in name}
     groups = [
-        {"params": plain, "weight_decay": 0.0},
-        {"params": [p for _, p in named if id(p) not in kept], "weight_decay": recipe.weight_decay},
+        {"params": [p for name, p in named if name in plain and p.ndim], "weight_decay": 0.0},
+        {"params": [p for name, p in named if not p.ndim], "weight_decay": 0.0},  # never sharded, hence apart
+        {"params": [p for name, p in named if name not in plain], "weight_decay": recipe.weight_decay},
     ]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
 

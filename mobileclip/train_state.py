@@ -70,7 +70,7 @@ class Folder:
                 found.append(f"corpus: {before['corpus']} -> {run['corpus']}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(f"{self.path / RUN} cannot be read ({error}): choose another folder.") from error
-        if found:
+        if found and self.steps():  # without a checkpoint there is nothing that another recipe would spoil
             raise TrainingError(
                 f"{self.path} holds a run with another recipe ({'; '.join(found)}): "
                 "start with the recipe that it began with, or choose another folder."
