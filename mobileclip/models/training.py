@@ -5,7 +5,7 @@ takes a third of MCi2's backward pass. Here it is a few batched matrix products:
 padded input times the rows of the gradient give all pairs of columns, whose diagonals are the taps.
 
 RepMixer, the block that MCi2 is made of, has four BatchNorms and six sums over its map; all of it is affine in the
-input and the convolution's output, with coefficients a channel that follow from their means and variances (`MergedMixer`).
+input and the convolution's output, with coefficients a channel that follow from means and variances (`MergedMixer`).
 
 On maps of at most 4x4 pixels any depthwise convolution is faster as one matrix a channel.
 
