@@ -36,6 +36,9 @@ class Recipe:
     captions: str = "ratio(0.5)"
     """Caption policy: alt, pick, ratio(p), adaptive, both, multi(M), sub(n)."""
 
+    window: int = 0
+    """Shuffle within so many shards at a time, for corpora that are fetched from afar; 0: all of them."""
+
     steps: int = 10_000
     """Optimiser steps."""
     batch: int = 4096

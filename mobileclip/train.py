@@ -190,8 +190,8 @@ class Stepper:
                 weight=batch.text_weight.to(self.device),
                 text_hash=batch.text_hash.to(self.device),
                 image_id=batch.image_id.to(self.device),
-                teacher_image=None if taught[0] is None else taught[0].to(self.device),
-                teacher_text=None if taught[1] is None else taught[1].to(self.device),
+                teacher_image=self._taught(taught[0]),
+                teacher_text=self._taught(taught[1]),
             )
 
         count = self.recipe.accumulate
@@ -234,6 +234,13 @@ class Stepper:
         with autocast:
             out: tuple[Tensor, Tensor, Tensor, Tensor | None] = self.wrapped(images, tokens)
         return out
+
+    def _taught(self, rows: Tensor | None) -> Tensor | None:
+        """Teachers' embeddings [..., T*D], each teacher's part of unit length; stored ones need not be."""
+        if rows is None:
+            return None
+        parts = rows.to(self.device).float().unflatten(-1, (self.objective.teachers, -1))  # type: ignore[no-untyped-call]
+        return nn.functional.normalize(parts, dim=-1).flatten(-2)
 
     def _local_only(self, wanted: bool) -> AbstractContextManager[Any]:
         if wanted and isinstance(self.wrapped, DistributedDataParallel):
@@ -383,13 +390,15 @@ class _Run:
             start_step=self.done,
             steps=recipe.steps,
             teachers=recipe.distill > 0 and not recipe.teachers,
+            window=recipe.window or None,
+            crop_on="device" if self.device.type == "cuda" else "host",
         )
         clock = _Clock(loader)
         for step, batch in enumerate(loader, start=self.done):
             figures = self.stepper.step(batch, step, self.teacher)
             last = step + 1 == recipe.steps
             if step == self.done or (step + 1) % recipe.log_every == 0 or last:
-                self._tell(step + 1, figures, clock)
+                self._tell(step + 1, figures, clock, loader)
             stop = bool(total(torch.tensor(float(bool(stopped)), device=self.device)))
             if last or stop or (step + 1) % recipe.save_every == 0:
                 judged = last or bool(recipe.evaluate_every and (step + 1) % recipe.evaluate_every == 0)
@@ -400,8 +409,8 @@ class _Run:
         for reason, found in loader.broken.items():
             self.log.say(f"{found.count} samples left out: {reason} ({', '.join(found.names[:3])})")
 
-    def _tell(self, step: int, figures: Figures, clock: "_Clock") -> None:
-        recipe = self.recipe
+    def _tell(self, step: int, figures: Figures, clock: "_Clock", loader: Loader) -> None:
+        recipe, consumed = self.recipe, loader.consumed
         loss = total(figures.loss) / world()
         values = {
             "loss": float(loss),
@@ -411,6 +420,7 @@ class _Run:
             "gradient_norm": float(figures.norm),
             "memory_gb": memory_gb(self.device),
             **clock.since(step, recipe.batch),
+            **{f"captions/{source}": count / sum(consumed.values()) for source, count in consumed.items()},
         }
         self.log.step(step, values)
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -22,6 +23,9 @@ from safetensors.torch import load_file
 import mobileclip
 from mobileclip.data.corpus import corpus
 from mobileclip.data.loader import Loader
+from mobileclip.data.shard_writer import ShardWriter
+from mobileclip.data.shards import Paug, Text
+from mobileclip.data.teachers import Teachers
 from mobileclip.errors import DataError, OutputError, TrainingError
 from mobileclip.models import create
 from mobileclip.recipes import Recipe, recipe_of
@@ -220,6 +224,40 @@ def test_a_live_teacher(pairs: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(TrainingError, match=message):
             train(dataclasses.replace(recipe, teachers=names), tmp_path / "other")
+
+
+def test_stored_teachers_and_views(tmp_path: Path) -> None:
+    """A DataCompDR-like corpus: two captions, stored crops, embeddings of two teachers."""
+    generator = np.random.default_rng(0)
+    with ShardWriter(tmp_path / "shards", per_shard=12) as writer:
+        for index in range(24):
+            texts = [Text(source="alt", text=f"picture {index}", teacher=0)]
+            texts += [Text(source="syn_text", text=f"a thing of kind {index}", teacher=1)]
+            writer.add(
+                f"{index:05d}",
+                image=generator.integers(0, 255, (80, 96, 3), np.uint8),
+                texts=texts,
+                paug=Paug(params=[[[2, 3, 70, 72], [[4, 9.0]]], [[0, 0, 80, 80], []]], size=(96, 80)),
+                teachers=Teachers(
+                    image=generator.normal(size=(2, 16)).astype(np.float32),
+                    text=generator.normal(size=(2, 16)).astype(np.float32),
+                ),
+            )
+    recipe = small(
+        tmp_path / "shards", captions="both", distill=1.0, replay=True, batch=8, steps=3, crop_scale="0.08,1"
+    )
+    said: list[str] = []
+    train(recipe, tmp_path / "run", say=said.append)
+    assert not any("left out" in line for line in said)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(line["distill"]) and line["distill"] > 0 for line in lines)
+    assert "contrastive" not in lines[0]
+    assert lines[-1]["captions/alt"] == lines[-1]["captions/syn_text"] == 0.5
+
+
+def test_distillation_without_embeddings_says_so(pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"teacher|embedding"):
+        train(small(pairs, distill=1.0), tmp_path / "run", say=lambda line: None)
 
 
 def run_rank(rank: int, world: int, port: int, recipe: Recipe, out: str) -> None:

@@ -1,0 +1,35 @@
+"""The studies, small: both sides compute the same, the table and the JSON are there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import learning
+from benchmarks.__main__ import main
+
+
+def test_the_step_of_both_trainers_has_one_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["step", "--size", "32", "--batch", "2", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("step_*.json")
+    result = json.loads(path.read_text())
+    assert result["loss"]["ours"] == pytest.approx(result["loss"]["open_clip"], rel=1e-4)
+    assert len(result["ours_ms"]) == len(result["open_clip_ms"]) == 2
+    assert result["tflop"] > 0
+    assert "times as fast" in capsys.readouterr().out
+
+
+def test_a_small_study_of_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--seeds", "1", "--count", "200", "--steps", "5", "--batch", "16", "--out", str(tmp_path)]
+    assert main(["learning", *args, "--captions", "alt", "quality"]) == 0
+    rows = json.loads((tmp_path / "learning.json").read_text())["rows"]
+    assert [row["captions"] for row in rows] == ["alt", "quality"]
+    assert all(0 <= row[figure] <= 1 for row in rows for figure in learning.FIGURES)
+    assert "| quality |" in capsys.readouterr().out
+
+
+def test_an_unknown_study(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lerning"]) == 2
+    assert "unknown study 'lerning': did you mean 'learning'?" in capsys.readouterr().err
+    assert main([]) == 0
+    assert "loader,step,learning" in capsys.readouterr().out
