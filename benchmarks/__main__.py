@@ -1,29 +1,60 @@
-"""`python -m benchmarks NAME`: studies too long for `mobileclip bench`; each writes JSON and prints a table."""
+"""`python -m benchmarks NAME`: studies too long for `mobileclip bench`; each writes JSON and prints a table.
 
+python -m benchmarks loader --photos photos
+python -m benchmarks report --into README.md         # the tables of all results that were kept
+"""
+
+import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
+from benchmarks import results
 from mobileclip.errors import MobileClipError, UnknownName
 
 STUDIES = ("loader", "step", "learning")
-"""Modules of this package with `main(argv) -> int`."""
+"""Modules of this package with `main(argv) -> int` and `table`."""
+START, END = "<!-- training: made by `python -m benchmarks report` -->", "<!-- /training -->"
+"""Between these lines of a Markdown file the tables are written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one study; returns the exit code."""
+    """Run one study, or report all; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
-        print(f"usage: python -m benchmarks {{{','.join(STUDIES)}}} [options]; each has --help")
+        print(f"usage: python -m benchmarks {{{','.join((*STUDIES, 'report'))}}} [options]; each has --help")
         return 0
     try:
+        if args[0] == "report":
+            return report(args[1:])
         if args[0] not in STUDIES:
-            raise UnknownName("study", args[0], STUDIES)
+            raise UnknownName("study", args[0], (*STUDIES, "report"))
         code: int = import_module(f"benchmarks.{args[0]}").main(args[1:])
     except MobileClipError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     return code
+
+
+def report(argv: Sequence[str]) -> int:
+    """Print the tables of kept results, or put them into a Markdown file."""
+    parser = argparse.ArgumentParser(prog="benchmarks report", description=report.__doc__)
+    parser.add_argument("results", type=Path, nargs="?", default=Path(__file__).parent / "results" / "train")
+    parser.add_argument("--into", type=Path, help="Markdown file with the marks")
+    args = parser.parse_args(argv)
+    found = results.read([args.results])
+    parts = []
+    for study in STUDIES:
+        of_study = [result for result in found if result.get("study") == study]
+        module = import_module(f"benchmarks.{study}")
+        if of_study:
+            parts.append(module.table(of_study))
+    text = "\n\n".join(parts)
+    if args.into is not None:
+        results.insert(args.into, text, START, END)
+    print(text)
+    return 0
 
 
 if __name__ == "__main__":

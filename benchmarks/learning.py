@@ -58,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.work is None:
             shutil.rmtree(work, ignore_errors=True)
     settings = {key: getattr(args, key) for key in ("count", "steps", "batch", "seeds")}
-    results.write(args.out, "learning", results.stamp() | {"study": "learning", "settings": settings, "rows": rows})
-    print(table(rows))
+    result = results.stamp() | {"study": "learning", "settings": settings, "rows": rows}
+    results.write(args.out, "learning", result)
+    print(table([result]))
     return 0
 
 
@@ -85,8 +86,9 @@ def _one(corpus: Path, captions: str, seed: int, args: argparse.Namespace, work:
     return dict(zip(FIGURES, (shapes["top1"], *ways), strict=True))
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(kept: Sequence[dict[str, Any]]) -> str:
     """Mean and range over the seeds, a line for each kind of captions."""
+    rows = [row for result in kept for row in result["rows"]]
     lines = [f"| captions | {' | '.join(FIGURES)} |", "|---" * (len(FIGURES) + 1) + "|"]
     for captions in dict.fromkeys(row["captions"] for row in rows):
         cells = []

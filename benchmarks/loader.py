@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     pictures = _pictures(args.photos)
     result: dict[str, Any] = results.stamp() | {
+        "study": "loader",
         "tools": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch", "webdataset", "pillow")}
         | {"simplejpeg": version("simplejpeg")},
         "pictures": str(args.photos.name) if args.photos else "made up",
@@ -100,26 +101,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             result["cases"].append(_measure(Path(folder), case, args.batch, args.batches, args.rounds))
         print(_line(result["cases"][-1]), flush=True)
     path = results.write(args.out, "loader", result)
-    print(f"\n{table(result)}\n\nraw samples: {path}")
+    print(f"\n{table([result])}\n\nraw samples: {path}")
     return 0
 
 
-def table(result: dict[str, Any]) -> str:
+def table(found: Sequence[dict[str, Any]]) -> str:
     """Markdown: samples a second and core of both sides, and the parts in microseconds a sample."""
     lines = [
         "| shards | output | open_clip | ours, host | times | 95 % | ours, crops | times | 95 % |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for case in result["cases"]:
+    cases = [case for result in found for case in result["cases"]]
+    for case in cases:
         cells = [case["case"]["name"], str(case["case"]["size"]), f"{case['open_clip']['per_core']:.0f}"]
         for mode in ("host", "crops"):
             ratio = case[mode]["ratio"]
             cells += [f"{case[mode]['per_core']:.0f}", f"**{ratio['value']:.1f}**"]
             cells += [f"{ratio['low']:.1f}–{ratio['high']:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    parts = list(result["cases"][0]["parts_us"])
+    parts = list(cases[0]["parts_us"])
     lines += ["", "| µs a sample | output | " + " | ".join(parts) + " |", "|---" * (len(parts) + 2) + "|"]
-    for case in result["cases"]:
+    for case in cases:
         cells = [case["case"]["name"], str(case["case"]["size"]), *(f"{case['parts_us'][part]:.0f}" for part in parts)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -122,16 +122,16 @@ def _count(side: Mapping[str, Any]) -> str:
     return f"{side['delegates']}" + (f" + {loose} loose" if loose else "")
 
 
-def insert(file: Path, text: str) -> None:
+def insert(file: Path, text: str, start: str = START, end: str = END) -> None:
     """Replace what stands between the marks of a Markdown file.
 
     Raises:
         MobileClipError: the file has no marks.
     """
     content = file.read_text(encoding="utf-8")
-    if START not in content or END not in content:
-        raise MobileClipError(f"{file} has no lines '{START}' and '{END}': put them where the table belongs.")
-    before, rest = content.split(START, 1)
+    if start not in content or end not in content:
+        raise MobileClipError(f"{file} has no lines '{start}' and '{end}': put them where the table belongs.")
+    before, rest = content.split(start, 1)
     temporary = file.with_suffix(file.suffix + ".partial")
-    temporary.write_text(before + START + "\n\n" + text + "\n\n" + END + rest.split(END, 1)[1], encoding="utf-8")
+    temporary.write_text(before + start + "\n\n" + text + "\n\n" + end + rest.split(end, 1)[1], encoding="utf-8")
     os.replace(temporary, file)

@@ -75,20 +75,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         "open_clip_ms": times[1],
         "ratio": asdict(ratio),
         "tflop": flops / 1e12,
+        "peak_tflops": args.peak_tflops or None,
         "largest_batch": _largest(recipe, args.size, device) if args.largest and device.type == "cuda" else None,
     }
-    rates = [args.batch / (float(np.median(side)) / 1e3) for side in times]
-    print("| device | batch | pixels | precision | ours, images/s | open_clip's | times as fast | 95 % | TFLOP/s |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    speed = flops / (float(np.median(times[0])) / 1e3) / 1e12
-    share = f" ({speed / args.peak_tflops:.0%} of peak)" if args.peak_tflops else ""
-    print(
-        f"| {result['device']} | {args.batch} | {args.size} | {args.precision} | {rates[0]:.2f} | {rates[1]:.2f} | "
-        f"**{ratio.value:.2f}** | {ratio.low:.2f}–{ratio.high:.2f} | {speed:.2f}{share} |"
-    )
+    print(table([result]))
     name = f"step_{device.type}_{args.precision}_{args.size}px_{args.batch}{'_compile' if args.compile else ''}"
     results.write(args.out, name, result)
     return 0
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """A line for each result."""
+    lines = [
+        "| device | batch | pixels | precision | ours, images/s | open_clip's | times as fast | 95 % | TFLOP/s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in found:
+        settings, ratio = result["settings"], result["ratio"]
+        ours, theirs = (float(np.median(result[side])) / 1e3 for side in ("ours_ms", "open_clip_ms"))
+        speed = result["tflop"] / ours
+        share = f" ({speed / result['peak_tflops']:.0%} of peak)" if result["peak_tflops"] else ""
+        name = result["device"] if result["device"] != "cpu" else f"CPU, {result['threads']} threads"
+        lines.append(
+            f"| {name} | {settings['batch']} | {settings['size']} | {settings['precision']} | "
+            f"{settings['batch'] / ours:.2f} | {settings['batch'] / theirs:.2f} | **{ratio['value']:.2f}** | "
+            f"{ratio['low']:.2f}–{ratio['high']:.2f} | {speed:.2f}{share} |"
+        )
+    return "\n".join(lines)
 
 
 def synthetic(count: int, size: int) -> Batch:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import learning
-from benchmarks.__main__ import main
+from benchmarks.__main__ import END, START, main
 
 
 def test_the_step_of_both_trainers_has_one_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,3 +33,18 @@ def test_an_unknown_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown study 'lerning': did you mean 'learning'?" in capsys.readouterr().err
     assert main([]) == 0
     assert "loader,step,learning" in capsys.readouterr().out
+
+
+def test_the_report_of_kept_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = Path(__file__).parents[2] / "benchmarks" / "results" / "train"
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    assert main(["report", str(kept), "--into", str(file)]) == 0
+    text = file.read_text()
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "µs a sample" in text
+    file.write_text("no marks")
+    assert main(["report", str(kept), "--into", str(file)]) == 2
+    assert "has no lines" in capsys.readouterr().err
