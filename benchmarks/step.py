@@ -32,7 +32,7 @@ from mobileclip.errors import GateFailed
 from mobileclip.models import Clip, create
 from mobileclip.recipes import Recipe, recipe_of
 from mobileclip.tokenizer import END, START
-from mobileclip.train import Stepper
+from mobileclip.train_step import Stepper
 
 _WORDS = 18  # tokens of a caption: the mean of web text (CapsFusion's samples)
 

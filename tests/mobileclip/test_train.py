@@ -29,7 +29,8 @@ from mobileclip.data.teachers import Teachers
 from mobileclip.errors import DataError, OutputError, TrainingError
 from mobileclip.models import create
 from mobileclip.recipes import Recipe, recipe_of
-from mobileclip.train import Stepper, learning_rate, train
+from mobileclip.train import train
+from mobileclip.train_step import Stepper, learning_rate
 
 
 def small(pairs: Path, **values: Any) -> Recipe:
@@ -116,7 +117,7 @@ def test_a_damaged_log_and_a_left_over_part_do_not_matter(finished: Path, pairs:
 
 def test_another_recipe_or_corpus_is_refused_with_the_difference(finished: Path, pairs: Path, tmp_path: Path) -> None:
     before = (finished / "run.json").read_bytes()
-    with pytest.raises(TrainingError, match=r"holds a run with another recipe \(lr: 0.002 -> 0.5; seed: 0 -> 1\)"):
+    with pytest.raises(TrainingError, match=r"holds a run with another recipe \(lr: 0.003 -> 0.5; seed: 0 -> 1\)"):
         train(small(pairs, ema=0.9, tensorboard=True, lr=0.5, seed=1), finished)
     fewer = tmp_path / "fewer"
     fewer.mkdir()
