@@ -4,13 +4,15 @@
 
 For each seed a corpus of scenes is drawn, and `nano-scenes` is trained on it once a caption policy. All runs of a seed
 see the same pictures in the same order with the same crops, and are measured on the same unseen scenes: zero-shot
-classification of the main object's shape, and retrieval with true captions.
+classification of the main object by shape (19 classes) and by colour and shape (209), and retrieval with true captions.
+A study that was interrupted goes on where it was, if it is given the same --work.
 """
 
 import argparse
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,17 @@ import numpy as np
 
 import mobileclip
 from benchmarks import results
-from mobileclip.data.scenes import write_scenes
-from mobileclip.evaluate import evaluate
+from mobileclip.data.scene_captions import class_names, fine_label
+from mobileclip.data.scenes import FIRST_OF_VAL, layout, write_scenes
+from mobileclip.evaluate import evaluate, open_classification
 from mobileclip.evaluate.encoder import ModelEncoder
+from mobileclip.evaluate.sets import Classification
 from mobileclip.recipes import recipe_of
 from mobileclip.train import train
 
 POLICIES = {"alt": "alt", "short": "pick(syn_text_short=1)", "quality": "pick(syn_text_quality=1)"}
 """Captions -> policy."""
-FIGURES = ("top1", "image to text R@1", "text to image R@1")
+FIGURES = ("shape top1", "colour and shape top1", "image to text R@1", "text to image R@1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,10 +84,19 @@ def _one(corpus: Path, captions: str, seed: int, args: argparse.Namespace, work:
     checkpoint = train(recipe, work / f"{captions}{seed}", say=lambda line: None)
     if checkpoint.name != f"step_{args.steps:08d}":
         raise KeyboardInterrupt  # a signal stopped the run, and was meant for the study
-    report = evaluate(ModelEncoder(mobileclip.load(checkpoint)), zero_shot=corpus / "val", retrieval=corpus / "val")
-    shapes, search = report.rows()
+    encoder = ModelEncoder(mobileclip.load(checkpoint))
+    shapes, search = evaluate(encoder, zero_shot=corpus / "val", retrieval=corpus / "val").rows()
+    (fine,) = evaluate(encoder, zero_shot=_fine(corpus / "val", seed)).rows()
     ways = [search[way]["R@1"] for way in ("image_to_text", "text_to_image")]
-    return dict(zip(FIGURES, (shapes["top1"], *ways), strict=True))
+    return dict(zip(FIGURES, (shapes["top1"], fine["top1"], *ways), strict=True))
+
+
+def _fine(val: Path, seed: int) -> Classification:
+    """The scenes to measure on, by the colour and the shape of their main object."""
+    coarse = open_classification(val)
+    numbers = [int(Path(coarse.pictures.name(row)).stem.lstrip("v")) for row in range(len(coarse.labels))]
+    labels = [fine_label(layout(seed, FIRST_OF_VAL + number)) for number in numbers]
+    return replace(coarse, name="val, colour and shape", labels=np.array(labels), classes=tuple(class_names(fine=True)))
 
 
 def table(kept: Sequence[dict[str, Any]]) -> str:

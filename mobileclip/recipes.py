@@ -256,8 +256,11 @@ def check(recipe: Recipe) -> None:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """`field: old -> new` for the fields that decide the weights and are not the same."""
-    keys = [key for key in after if key not in FREE and before.get(key) != after[key]]
-    return [f"{key}: {before.get(key)!r} -> {after[key]!r}" for key in keys]
+    # a run that began before a field existed had its default
+    older = {key: value for key, value in Recipe(name="", model="").as_dict().items() if key not in before}
+    was = older | dict(before)
+    keys = [key for key in after if key not in FREE and was[key] != after[key]]
+    return [f"{key}: {was[key]!r} -> {after[key]!r}" for key in keys]
 
 
 def _parsed(key: str, text: str, hint: Any) -> Any:

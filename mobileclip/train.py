@@ -121,7 +121,7 @@ class _Run:
         for name, value in groups.get("average", {}).items():
             self.stepper.average[name].copy_(value)
         self.best = -math.inf if state["best"] is None else state["best"]
-        self.consumed.update(state["captions"])
+        self.consumed.update(state.get("captions", {}))
         return int(state["step"])
 
     def run(self) -> Path:

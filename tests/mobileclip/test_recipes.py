@@ -75,4 +75,6 @@ def test_only_what_decides_the_weights_is_a_difference() -> None:
     before = recipe_of("nano-scenes")
     after = dataclasses.replace(before, lr=1.0, save_every=7, threads=3)
     assert differences(before.as_dict(), after.as_dict()) == [f"lr: {before.lr} -> 1.0"]
+    old = {key: value for key, value in before.as_dict().items() if key != "window"}
+    assert differences(old, before.as_dict()) == []
     assert {field.name for field in dataclasses.fields(Recipe)} >= FREE
