@@ -5,8 +5,9 @@
 open_clip's side is its own `train_one_epoch` over a loader of one batch that is in memory, with its model and its
 optimiser; ours is `Stepper.step` with the same weights and the same batch. Neither reads data. Both sides run in this
 process, interleaved A B B A, and must agree on the loss before they are timed. On a CPU one thread is measured, in CPU
-time of the process: neighbours on the machine disturb it less than the clock on the wall, which is kept too. On a GPU the model FLOPs utilisation is
-told as well (against the peak given with --peak-tflops), and the largest batch that fits (--largest).
+time of the process: neighbours on the machine disturb it less than the clock on the wall, which is kept too. On a GPU
+the model FLOPs utilisation is told as well (against the peak given with --peak-tflops), and the largest batch that fits
+(--largest).
 """
 
 import argparse
