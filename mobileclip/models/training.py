@@ -9,7 +9,8 @@ input and the convolution's output, with coefficients a channel that follow from
 
 On maps of at most 4x4 pixels any depthwise convolution is faster as one matrix a channel.
 
-A causal text tower (MobileCLIP-B) gets only as many columns as the longest caption of the batch has.
+A text tower's last layer computes END's token alone, the only one that is pooled (five sixths of that layer saved), and
+a causal tower (MobileCLIP-B) gets only as many columns as the longest caption of the batch has.
 
 N images, C channels, m outputs a channel, k taps a side, s stride, [H, W] in, [h, w] out.
 """
@@ -19,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from open_clip.transformer import TextTransformer, text_global_pool
+from open_clip.transformer import TextTransformer
 from timm.models.fastvit import RepMixer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -211,24 +212,35 @@ def _coefficients(eps: Sequence[float], *t: Tensor) -> tuple[Tensor, Tensor, Ten
     return 1 + a, b, gamma * (b_conv + b_scale + b_same - b_norm) - a * mean_x - b * mean_y
 
 
-class CausalText(TextTransformer):  # type: ignore[misc]
-    """A causal text tower that leaves out the columns behind the longest text of a batch."""
+class PooledText(TextTransformer):  # type: ignore[misc]
+    """A text tower whose last layer computes the pooled token alone; a causal one drops columns behind all texts."""
 
     def forward(self, text: Tensor) -> Tensor:
-        """Ids [N, 77] -> [N, E]. END is pooled, and a causal tower sees nothing behind it."""
-        if text.device.type == "cpu":  # elsewhere the length would have to be waited for
-            text = text[:, : int(text.argmax(dim=1).max()) + 1]
+        """Ids [N, 77] -> [N, E]."""
+        end = text.argmax(dim=1)  # END is the largest id, and what is pooled
+        if self.attn_mask is not None and text.device.type == "cpu":  # elsewhere the length would have to be waited for
+            text = text[:, : int(end.max()) + 1]
         x, mask = self._embeds(text)
-        x = self.ln_final(self.transformer(x, attn_mask=mask[: text.shape[1], : text.shape[1]]))
-        pooled: Tensor = text_global_pool(x, text, pool_type=self.pool_type) @ self.text_projection
+        mask = None if mask is None else mask[: text.shape[1], : text.shape[1]]
+        *blocks, last = self.transformer.resblocks
+        for block in blocks:
+            x = block(x, attn_mask=mask)
+        row = torch.arange(len(end), device=end.device)
+        keys = last.ln_1(x)
+        if mask is not None:  # [N * heads, 1, L]: what each END may see
+            mask = mask.to(x.dtype)[end].repeat_interleave(last.attn.num_heads, dim=0)[:, None]
+        seen = last.attn(keys[row, end][:, None], keys, keys, need_weights=False, attn_mask=mask)[0][:, 0]
+        y = x[row, end] + last.ls_1(seen)
+        y = y + last.ls_2(last.mlp(last.ln_2(y)))
+        pooled: Tensor = self.ln_final(y) @ self.text_projection
         return pooled
 
 
 def quicken(model: Clip) -> Clip:
     """Give towers the faster forms above where they fit, in place; returns `model`."""
     text: Any = model.text
-    if type(text) is TextTransformer and text.attn_mask is not None and text.pool_type == "argmax":
-        text.__class__ = CausalText
+    if type(text) is TextTransformer and text.pool_type == "argmax" and text.cls_emb is None:
+        text.__class__ = PooledText
     for module in model.image.modules():
         if type(module) is RepMixer:
             module.__class__ = MergedMixer

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mobileclip.fuse import fuse
 from mobileclip.models import create
-from mobileclip.models.training import CausalText, DepthwiseConv2d, MergedMixer, on_tiny_map, quicken, weight_gradient
+from mobileclip.models.training import DepthwiseConv2d, MergedMixer, PooledText, on_tiny_map, quicken, weight_gradient
 from mobileclip.tokenizer import tokenize
 
 
@@ -92,5 +92,6 @@ def test_what_is_quickened() -> None:
     convs = [m for m in quicken(create("mobileclip_s2")).image.modules() if isinstance(m, DepthwiseConv2d)]
     sizes = Counter(conv.kernel_size[0] for conv in convs)
     assert sizes[7] == 44 + 3 + 1  # of the MLPs, the downsamplers and the positional encoding
-    assert isinstance(quicken(create("nano_scenes")).text, CausalText)
-    assert not isinstance(quicken(create("nano")).text, CausalText)
+    for name in ("nano", "nano_scenes", "mobileclip2_s0"):
+        assert isinstance(quicken(create(name)).text, PooledText)
+    assert not isinstance(quicken(create("nano_mct")).text, PooledText)
