@@ -7,6 +7,7 @@ BIN := .venv/bin
 RUN ?= runs/quickstart
 SCENES ?= 10000
 MODEL ?=
+TRAIN ?=
 BUNDLE ?= runs/s2
 
 .PHONY: install quickstart test lint bench clean
@@ -27,7 +28,7 @@ install: .venv/.installed
 quickstart: install
 	$(BIN)/mobileclip pack scenes $(RUN)/scenes --count $(SCENES) --size 72 --no-dense
 ifeq ($(MODEL),)
-	$(BIN)/mobileclip train nano-scenes --shards $(RUN)/scenes/train --val $(RUN)/scenes/val --out $(RUN)/train
+	$(BIN)/mobileclip train nano-scenes --shards $(RUN)/scenes/train --val $(RUN)/scenes/val --out $(RUN)/train $(TRAIN)
 endif
 	@test -e $(RUN)/bundle/manifest.json || $(BIN)/mobileclip export $(or $(MODEL),$(RUN)/train/last) --out $(RUN)/bundle
 	$(BIN)/mobileclip verify $(RUN)/bundle --images $(RUN)/scenes/val/images --limit 8
