@@ -254,6 +254,16 @@ def check(recipe: Recipe) -> None:
             raise TrainingError(f"recipe {recipe.name}: {fault}.")
 
 
+def require_shards(recipe: Recipe) -> None:
+    """Raise unless the recipe says what to train on.
+
+    Raises:
+        TrainingError: it names no shards.
+    """
+    if not recipe.shards:
+        raise TrainingError(f"recipe {recipe.name} has no shards: pass --shards with folders, globs or URLs of tars.")
+
+
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """`field: old -> new` for the fields that decide the weights and are not the same."""
     # a run that began before a field existed had its default

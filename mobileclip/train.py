@@ -26,11 +26,12 @@ from mobileclip.data.augment import Augment
 from mobileclip.data.corpus import Corpus, corpus
 from mobileclip.data.loader import Loader
 from mobileclip.data.policies import policy
+from mobileclip.data.pool import cores
 from mobileclip.data.shards import expand
 from mobileclip.distributed import barrier, group, rank, total, world
 from mobileclip.errors import DataError, TrainingError
 from mobileclip.models import Clip, build, create
-from mobileclip.recipes import Recipe, check, differences
+from mobileclip.recipes import Recipe, check, differences, require_shards
 from mobileclip.train_log import Log, memory_gb
 from mobileclip.train_state import (
     Folder,
@@ -203,9 +204,9 @@ class _Run:
     def _save(self, step: int, loader: Loader, judge: bool) -> None:
         """Checkpoint of `step`; all ranks call it, the first one writes."""
         _average_statistics(self.stepper.trainee)
-        weights = whole(self.stepper.trainee)
+        weights = whole(self.stepper.trainee.state_dict())
         optimiser = optimiser_state(self.stepper.trainee, self.stepper.optimiser)
-        average = {name: value.to("cpu") for name, value in _wholes(self.stepper.average).items()}
+        average = whole(self.stepper.average)
         if rank() == 0:
             model = _clip(self.stepper.clip.config, average or weights)
             figures = dict(self.validate(model)) if judge and self.validate else {}
@@ -279,20 +280,17 @@ def _fresh(recipe: Recipe) -> Clip:
 
 
 def _corpus(recipe: Recipe) -> Corpus:
-    if not recipe.shards:
-        raise TrainingError(f"recipe {recipe.name} has no shards: pass --shards with folders, globs or URLs of tars.")
+    require_shards(recipe)
     embeddings = Path(recipe.embeddings) if recipe.embeddings else None
+    found = None
     if rank() == 0:  # builds the indices that are missing, once
-        corpus(recipe.shards, embeddings=embeddings, jobs=_cores() if len(expand(recipe.shards)) >= _MANY_SHARDS else 1)
+        jobs = cores() if len(expand(recipe.shards)) >= _MANY_SHARDS else 1
+        found = corpus(recipe.shards, embeddings=embeddings, jobs=jobs)
     barrier()
-    return corpus(recipe.shards, embeddings=embeddings)
+    return found or corpus(recipe.shards, embeddings=embeddings)
 
 
 _MANY_SHARDS = 16  # from here on processes that start in seconds are worth it
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _teachers(recipe: Recipe, device: torch.device) -> "LiveTeachers | None":
@@ -308,10 +306,6 @@ def _clip(config: Any, weights: Mapping[str, Tensor]) -> Clip:
     model = build(config)
     model.load_state_dict({name.removeprefix("clip."): v for name, v in weights.items() if name.startswith("clip.")})
     return model.eval()
-
-
-def _wholes(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in values.items()}
 
 
 def _average_statistics(model: nn.Module) -> None:

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mobileclip.distributed import rank
 from mobileclip.errors import OutputError, TrainingError
 
 RUN, STATE, TRAINING = "run.json", "state.json", "training.safetensors"
@@ -131,9 +132,9 @@ class Folder:
         os.replace(part, path)
 
 
-def whole(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, on the CPU, gathered from their shards (each rank must call it)."""
-    return {name: _whole(value) for name, value in model.state_dict().items()}
+def whole(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by name, gathered from their shards: each rank must call it, the first one has them on the CPU."""
+    return {name: _whole(value) for name, value in values.items()}
 
 
 def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -147,10 +148,11 @@ def optimiser_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[
 
 def restore_optimiser(model: nn.Module, optimiser: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
     """Inverse of `optimiser_state`."""
-    for name, parameter in model.named_parameters():
-        state = {key.rsplit("/", 1)[1]: value for key, value in stored.items() if key.rsplit("/", 1)[0] == name}
-        for key, value in state.items():
-            optimiser.state[parameter][key] = value if key == "step" else _like(parameter, value)
+    parameters = dict(model.named_parameters())
+    for entry, value in stored.items():
+        name, _, key = entry.rpartition("/")
+        parameter = parameters[name]
+        optimiser.state[parameter][key] = value if key == "step" else _like(parameter, value)
 
 
 def restore(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
@@ -200,7 +202,7 @@ def _whole(value: Tensor) -> Tensor:
     value = value.detach()
     if isinstance(value, DTensor):
         value = value.full_tensor()
-    return value.to("cpu", copy=True).contiguous()
+    return value if rank() else value.cpu()  # the others write nothing
 
 
 def _like(reference: Tensor, value: Tensor) -> Tensor:

@@ -126,20 +126,19 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         for settings in self.optimiser.param_groups:
             settings["lr"] = learning_rate(self.recipe, step)
-        images = normalise(batch.images.to(self.device, non_blocking=True), self.clip.config.preprocess)
-        images = images.contiguous(memory_format=self.layout)
+        pixels = batch.images.to(self.device, non_blocking=True)
+        images = normalise(pixels, self.clip.config.preprocess).contiguous(memory_format=self.layout)
         tokens = batch.tokens.to(self.device, non_blocking=True)
         taught = (batch.teacher_image, batch.teacher_text)
         if teacher is not None:
-            taught = teacher(batch.images.to(self.device), tokens)
+            taught = teacher(pixels, tokens)
         loss, parts = self._backward(images, tokens, batch, taught, step)
         scalars = self._scalars()
         if self.recipe.fsdp and world() > 1:
             for p in scalars:
                 p.grad = None if p.grad is None else total(p.grad) / world()
         towers = [p for p in self.trainee.parameters() if p.ndim > 0]
-        norms = [_norm(towers), _norm(scalars)]
-        norm = torch.stack(norms).norm()
+        norm = torch.stack([_norm(towers), _norm(scalars)]).norm()
         if not (torch.isfinite(norm) and torch.isfinite(loss)):
             raise TrainingError(
                 f"loss {float(loss):.4g} and gradient norm {float(norm):.4g} at step {step} are not finite, with the "

@@ -12,10 +12,9 @@ so at once, with the reasons and the extensions that were found, where webdatase
 import hashlib
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from mobileclip.data import index as indices
 from mobileclip.data.index import Index
+from mobileclip.data.pool import each
 from mobileclip.data.problems import Problem, Tally, sentence
 from mobileclip.data.shards import expand
 from mobileclip.errors import DataError
@@ -112,18 +112,19 @@ def corpus(
     """
     places, keys = expand(specs), tuple(json_keys)
     found: list[_Summary | None] = [None] * len(places)
-    for done, (number, one) in enumerate(_summaries(places, cache, keys, embeddings, jobs), 1):
+    summary = partial(_summary, cache=cache, keys=keys, embeddings=embeddings)
+    for done, ((number, _), one) in enumerate(each(summary, list(enumerate(places)), jobs), 1):
         found[number] = one
         if progress is not None:
             progress(done, len(places))
     tally, extensions, sources, mark = Tally(), Counter[str](), dict[str, None](), hashlib.sha256()
     counts = []
-    for place, summary in zip(places, (summary for summary in found if summary is not None), strict=True):
-        counts.append(summary.n)
-        tally.merge(summary.problems, f"{indices.stem_of(place)}/")
-        extensions.update(summary.extensions)
-        sources.update(dict.fromkeys(summary.sources))
-        mark.update(summary.mark.encode())
+    for place, one in zip(places, (one for one in found if one is not None), strict=True):
+        counts.append(one.n)
+        tally.merge(one.problems, f"{indices.stem_of(place)}/")
+        extensions.update(one.extensions)
+        sources.update(dict.fromkeys(one.sources))
+        mark.update(one.mark.encode())
     start = np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))]).astype(np.int64)
     if start[-1] == 0:
         held = ", ".join(f"{count} .{name}" for name, count in extensions.most_common(8)) or "no files"
@@ -142,26 +143,10 @@ def corpus(
     )
 
 
-def _summaries(
-    places: Sequence[str], cache: Path | None, keys: tuple[str, ...], embeddings: Path | None, jobs: int
-) -> Iterator[tuple[int, _Summary]]:
-    jobs = min(jobs, len(places))
-    if jobs <= 1:
-        for number, place in enumerate(places):
-            yield number, _summary(place, cache, keys, embeddings)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        pending: dict[Future[_Summary], int] = {
-            pool.submit(_summary, place, cache, keys, embeddings): number for number, place in enumerate(places)
-        }
-        try:
-            for future in as_completed(pending):
-                yield pending[future], future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _summary(place: str, cache: Path | None, keys: tuple[str, ...], embeddings: Path | None) -> _Summary:
+def _summary(
+    numbered: tuple[int, str], *, cache: Path | None, keys: tuple[str, ...], embeddings: Path | None
+) -> _Summary:
+    _, place = numbered
     found = indices.index(place, cache=cache, json_keys=keys, embeddings=embeddings)
     metadata = found.metadata
     extensions = {str(name): int(count) for name, count in metadata["extensions"].items()}

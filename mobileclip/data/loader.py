@@ -16,7 +16,6 @@ A picture that cannot be used is replaced by another sample, and counted (`broke
 `broken_share` of them is an error, and so are 16 at the start. What fails in a thread fails in `next()`.
 """
 
-import os
 import sys
 import threading
 import time
@@ -36,6 +35,7 @@ from mobileclip.data.corpus import Corpus
 from mobileclip.data.order import Ints, Order
 from mobileclip.data.policies import Policy
 from mobileclip.data.policies import policy as parse
+from mobileclip.data.pool import cores
 from mobileclip.data.problems import Problem
 from mobileclip.data.reading import Reader, Sample, Tally
 from mobileclip.errors import DataError
@@ -110,7 +110,7 @@ class Loader:
         self.policy = parse(policy) if isinstance(policy, str) else policy
         self.policy.check(corpus.sources)
         self.augment = Augment() if augment is None else augment
-        self.threads = threads or _cores()
+        self.threads = threads or cores()
         self.device, self.crop_on, self.prefetch = torch.device(device), crop_on, prefetch
         self.start_step, self.steps, self.teachers = start_step, steps, teachers
         self.steps_per_epoch = corpus.n // (batch * world)
@@ -338,8 +338,3 @@ class _Buffers:
                     return self._arrays[place]
             self._arrays.append(np.empty(shape, np.uint8))
             return self._arrays[-1]
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

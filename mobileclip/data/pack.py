@@ -16,9 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from mobileclip.data.arrays import placing
 from mobileclip.data.corpus import Corpus, Progress, corpus
 from mobileclip.data.index import Index
 from mobileclip.data.pixels import ImageTooLarge, packed_image
+from mobileclip.data.pool import each
 from mobileclip.data.problems import Problem, Tally, as_json, from_json, sentence
 from mobileclip.data.sample import RESERVED, sample_members
 from mobileclip.data.shard_writer import Form, TarWriter, Written
@@ -192,17 +191,8 @@ def _run(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[Written, dict[str,
             waiting.append(task)
         else:
             yield *known, True
-    if jobs <= 1 or len(waiting) <= 1:
-        for task in waiting:
-            yield *_pack(task), False
-        return
-    with ProcessPoolExecutor(min(jobs, len(waiting)), mp_context=get_context("spawn")) as pool:
-        pending: list[Future[tuple[Written, dict[str, Problem]]]] = [pool.submit(_pack, task) for task in waiting]
-        try:
-            for future in as_completed(pending):
-                yield *future.result(), False
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    for _, (written, problems) in each(_pack, waiting, jobs):
+        yield written, problems, False
 
 
 def _done_path(task: _Task) -> Path:

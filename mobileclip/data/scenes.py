@@ -17,10 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ from numpy.typing import NDArray
 
 from mobileclip.data import shard_writer
 from mobileclip.data.arrays import placing, writing
+from mobileclip.data.pool import each
 from mobileclip.data.sample import sample_members
 from mobileclip.data.scene_captions import (
     QUALITIES,
@@ -45,7 +43,7 @@ from mobileclip.data.scene_render import MAX_SIZE, Scene, SceneObject, render
 from mobileclip.data.scene_words import SHAPES
 from mobileclip.data.shard_writer import TarWriter, Written
 from mobileclip.data.shards import Text
-from mobileclip.errors import DataError, MobileClipError, OutputError, UnknownName
+from mobileclip.errors import DataError, OutputError, UnknownName
 
 __all__ = ["FIRST_OF_VAL", "SHAPES", "AltNoise", "Scene", "SceneObject", "layout", "render", "write_scenes"]
 
@@ -244,21 +242,7 @@ def _run(tasks: Sequence[_Task], jobs: int) -> Iterator[tuple[_Task, Written]]:
             waiting.append(task)
         else:
             yield task, known
-    if jobs == 1 or len(waiting) <= 1:
-        for task in waiting:
-            yield task, _write(task)
-        return
-    with ProcessPoolExecutor(min(jobs, len(waiting)), mp_context=get_context("spawn")) as pool:
-        pending = {pool.submit(_write, task): task for task in waiting}
-        try:
-            for future in as_completed(pending):
-                yield pending[future], future.result()
-        except BrokenProcessPool as error:
-            raise MobileClipError(
-                "a process that renders was ended from outside (out of memory?): start again, it goes on from here."
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    yield from each(_write, waiting, jobs)
 
 
 def _finished(task: _Task) -> Written | None:

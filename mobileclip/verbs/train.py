@@ -7,7 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from mobileclip.errors import TrainingError
-from mobileclip.recipes import recipe_of
+from mobileclip.recipes import recipe_of, require_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,7 @@ class Train:
         if self.show:
             print(json.dumps(recipe.as_dict(), indent=1))
             return 0
-        if not recipe.shards:
-            raise TrainingError(
-                f"recipe {recipe.name} has no shards: pass --shards with folders, globs or URLs of tars."
-            )
+        require_shards(recipe)
         from mobileclip.distributed import rank
         from mobileclip.train import train
 
