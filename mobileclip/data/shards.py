@@ -111,7 +111,7 @@ class Sample:
     extension: str
     """Of the image, lower case: one of `IMAGES`."""
     texts: tuple[Text, ...]
-    """At least one; none is blank."""
+    """None is blank; of a usable sample at least one."""
     members: Mapping[str, Span]
     """All members: extension in lower case -> bytes."""
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -150,18 +150,27 @@ def parse(
     if image is None or members[image].size == 0:
         tally.add("no_image" if image is None else "empty_image", key)
         return None
+    found = described(data, key, members, tally, json_keys)
+    if not found.texts:
+        tally.add("no_caption", key)
+        return None
+    return found
+
+
+def described(
+    data: Data, key: str, members: Mapping[str, Span], tally: Tally, json_keys: Sequence[str] = ()
+) -> Sample:
+    """What members say, even where it is too little for a sample: no texts, or `extension` "" for want of an image."""
+    image = next((extension for extension in IMAGES if extension in members), "")
     notes: list[str] = []
     record = json_member(data, members, "json", notes)
     texts = _texts(data, members, record, json_keys, notes)
     for note in dict.fromkeys(notes):
         tally.add(note, key, notes.count(note))
-    if not texts:
-        tally.add("no_caption", key)
-        return None
     return Sample(
         key=key,
         uid=_uid(record),
-        image=members[image],
+        image=members.get(image, Span(0, 0)),
         extension=image,
         texts=texts,
         members=members,
