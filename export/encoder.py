@@ -23,8 +23,8 @@ from export.runtimes import CoreMLSession, NotHere, Session, open_artifact
 from export.targets import Kind, targets_of
 from mobileclip.checkpoint import load
 from mobileclip.config import Preprocess
+from mobileclip.data.ahead import ahead
 from mobileclip.errors import ArtifactError, BundleError, MobileClipError
-from mobileclip.evaluate.ahead import ahead
 from mobileclip.evaluate.encoder import Embeddings, Encoder, ModelEncoder, unit
 from mobileclip.preprocessing import square
 from mobileclip.tokenizer import CONTEXT, END, PAD, START, tokenize, tokenizer_hash

@@ -5,6 +5,7 @@
         plan.todo(wave)                             # shards that have not been through it
 
     work/
+      plan.json                                   what was last asked for: stages and shards
       clean@1a2b3c4d5e6f/00012.parquet            one row a key of the tar, in its order
       clean@1a2b3c4d5e6f/00012.done.json          without it the Parquet file does not count
       dedup@0f1e2d3c4b5a/all.prepared.parquet     what a stage found out about all shards
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mobileclip.captions import tables
-from mobileclip.captions.recipe import Recipe
+from mobileclip.captions.recipe import Recipe, build, options, override
 from mobileclip.captions.tables import Done
 from mobileclip.data import places, remote
 from mobileclip.data.arrays import placing
@@ -31,6 +32,8 @@ from mobileclip.errors import DataError
 
 PREPARED = "all.prepared"
 """Stem of what a stage found out about all shards."""
+PLAN = "plan.json"
+"""What was last asked for."""
 BLOCKED = "blocked"
 """Folder of keys that are not to be touched."""
 
@@ -142,21 +145,82 @@ def plan_of(
     Raises:
         DataError: no shard is found, two have one name, or an option points at what cannot be used.
     """
+    return Plan(
+        folder=Path(folder).resolve(),
+        recipe=recipe,
+        hashes=recipe.hashes(),
+        shards=named([_absolute(place) for place in places.expand(specs)]),
+        waves=waves_of(recipe),
+        json_keys=tuple(json_keys),
+        cache=cache,
+        threads=threads,
+    )
+
+
+def save(plan: Plan) -> None:
+    """Write what is asked for to `plan.json`, for commands that are given the folder alone.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    entries = [{"kind": stage.kind, **options(stage)} for stage in plan.recipe.stages]
+    content = {
+        "version": tables.VERSION,
+        "recipe": {"name": plan.recipe.name, "stages": entries},
+        "shards": [[item.name, item.place] for item in plan.shards],
+        "json_keys": list(plan.json_keys),
+    }
+    with placing(plan.folder / PLAN) as file:
+        file.write(json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
+
+
+def load(folder: Path, overrides: Sequence[str] = (), *, cache: Path | None = None, threads: int = 1) -> Plan:
+    """The plan that a folder was last run with; `overrides` as of `recipe_of`.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+        UnknownName: an override names what is not there.
+    """
+    path = Path(folder) / PLAN
+    try:
+        found = json.loads(path.read_bytes())
+        if found["version"] != tables.VERSION:
+            raise DataError(
+                f"'{path}' is of version {found['version']}, {tables.VERSION} is read: use the release that wrote it."
+            )
+        entries = [dict(entry) for entry in found["recipe"]["stages"]]
+        items = tuple(Item(name=str(name), place=str(place)) for name, place in found["shards"])
+        name, json_keys = str(found["recipe"]["name"]), tuple(str(key) for key in found["json_keys"])
+    except OSError as error:
+        raise DataError(
+            f"'{folder}' is no folder of caption work (no {PLAN}: {error.strerror}): give the folder that "
+            "`mobileclip captions run` wrote."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"'{path}' is damaged ({error}): run `mobileclip captions run` again.") from error
+    for line in overrides:
+        override(entries, line)
+    recipe = build(name, entries)
+    return Plan(
+        folder=Path(folder),
+        recipe=recipe,
+        hashes=recipe.hashes(),
+        shards=items,
+        waves=waves_of(recipe),
+        json_keys=json_keys,
+        cache=cache,
+        threads=threads,
+    )
+
+
+def waves_of(recipe: Recipe) -> tuple[tuple[str, ...], ...]:
+    """Names of stages by wave: one begins with each stage that looks at all shards."""
     waves: list[list[str]] = []
     for stage in recipe.stages:
         if stage.prepares or not waves:
             waves.append([])
         waves[-1].append(stage.name)
-    return Plan(
-        folder=Path(folder),
-        recipe=recipe,
-        hashes=recipe.hashes(),
-        shards=named(places.expand(specs)),
-        waves=tuple(tuple(wave) for wave in waves),
-        json_keys=tuple(json_keys),
-        cache=cache,
-        threads=threads,
-    )
+    return tuple(tuple(wave) for wave in waves)
 
 
 def named(found: Sequence[str]) -> tuple[Item, ...]:
@@ -193,6 +257,10 @@ def block(plan: Plan, shard: str, key: str, reason: str) -> None:
     known = blocked(plan, shard) | {key: reason}
     with placing(plan.folder / BLOCKED / f"{shard}.json") as file:
         file.write(json.dumps(dict(sorted(known.items())), ensure_ascii=False, indent=1).encode() + b"\n")
+
+
+def _absolute(place: str) -> str:
+    return place if places.is_remote(place) else str(Path(place).absolute())
 
 
 def mark(place: str) -> list[int | None]:

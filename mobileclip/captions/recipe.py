@@ -8,6 +8,9 @@
     name = "clean-coca"           # the same kind again, under another name
     source = "coca"
 
+    [[stage]]
+    kind = "mine.stages:Shout"    # a class of one's own whose `kind` is these words
+
 A stage's folder is called after its name and a hash of all that decides its output, so that a changed option makes a
 new folder and an unchanged one is never made twice.
 """
@@ -104,7 +107,7 @@ def recipe_of(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for entry in entries:
         entry.setdefault("name", entry.get("kind", ""))
     for line in overrides:
-        _override(entries, line)
+        override(entries, line)
     return build(Path(text).stem, entries)
 
 
@@ -148,7 +151,13 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _override(entries: list[dict[str, Any]], line: str) -> None:
+def override(entries: list[dict[str, Any]], line: str) -> None:
+    """Set one option: `stage.option=value`, the value as TOML has it, or a text without quotes.
+
+    Raises:
+        UnknownName: no such stage.
+        DataError: the line has another form.
+    """
     place, equals, text = line.partition("=")
     stage, dot, option = place.strip().rpartition(".")
     if not equals or not dot:
@@ -165,10 +174,9 @@ def _override(entries: list[dict[str, Any]], line: str) -> None:
 def _stage(entry: Mapping[str, Any]) -> Stage:
     values = dict(entry)
     kind = str(values.pop("kind", ""))
-    if kind not in STAGES:
+    if kind not in STAGES and ":" not in kind:
         raise UnknownName("stage", kind, STAGES)
-    module, _, name = STAGES[kind].partition(":")
-    made: Callable[..., Stage] = getattr(import_module(module), name)
+    made = _imported(kind)
     hints = get_type_hints(made)
     known = {item.name: item for item in fields(made)}  # type: ignore[arg-type]
     for option, value in values.items():
@@ -182,6 +190,24 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
     if not label or set(label) - set(_NAME) or len(label) > 48:
         raise DataError(f"a stage is called '{label[:60]}': letters, digits, '-' and '_' are allowed, up to 48.")
     return made(**values)
+
+
+def _imported(kind: str) -> Callable[..., Stage]:
+    """The dataclass of a kind: one of `STAGES`, or one's own as `package.module:Class`."""
+    module, _, name = STAGES.get(kind, kind).partition(":")
+    if kind in STAGES:
+        known: Callable[..., Stage] = getattr(import_module(module), name)
+        return known
+    try:
+        made: Callable[..., Stage] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"stage '{kind}' cannot be imported ({error}): write package.module:Class, and put the package where "
+            "Python finds it."
+        ) from error
+    if not is_dataclass(made) or getattr(made, "kind", None) != kind:
+        raise DataError(f"'{kind}' is no stage of that kind: a dataclass is wanted whose 'kind' is '{kind}'.")
+    return made
 
 
 def _fitted(value: Any, hint: Any, where: str) -> Any:

@@ -84,6 +84,14 @@ class Everything(Protocol):
         """(shard, its columns) of an earlier stage, for all shards in order."""
         ...
 
+    def columns(self, stage: str) -> Sequence[str]:
+        """Names of the columns of an earlier stage; none for what is no stage of the recipe."""
+        ...
+
+    def texts(self, source: str, shard: str) -> list[list[str]]:
+        """Captions of a source, row by row: of a stage before this one, else those that lie in the shard."""
+        ...
+
     def rows(self, shard: str) -> Sequence[Row]:
         """Rows of a shard: keys, uids and raw captions."""
         ...

@@ -145,9 +145,36 @@ def read(stem: Path, columns: Sequence[str] | None = None, filters: Any = None) 
         raise DataError(f"'{path}' cannot be read ({reason}): remove it and its .done.json, and run again.") from error
 
 
+def columns(stem: Path) -> tuple[str, ...]:
+    """Names of a finished side-car's columns.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    path = with_ending(stem, PARQUET)
+    try:
+        return tuple(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"'{path}' cannot be read ({reason}): remove it and its .done.json, and run again.") from error
+
+
 def digest(content: bytes) -> str:
     """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file that an option names.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read ({error.strerror}): check the path.") from error
 
 
 def with_ending(stem: Path, ending: str) -> Path:

@@ -25,12 +25,14 @@ from mobileclip.captions.recipe import options
 from mobileclip.captions.shard import NO_IMAGE, OK, Row, Shard
 from mobileclip.captions.stage import Batch, Columns, Stage, Worker
 from mobileclip.captions.tables import Done
+from mobileclip.data.ahead import ahead
 from mobileclip.data.decode import Pixels
 from mobileclip.errors import DataError, ImageError, MobileClipError
-from mobileclip.evaluate.ahead import ahead
 
 PIXEL_ROWS, TEXT_ROWS = 128, 1_024
 """Rows of a batch with pictures and without; part of what decides results, so never options."""
+_ERROR = "error: "  # begins the status of a row that a worker could not take
+
 Tell = Callable[[str, int, int], None]
 """Called with the stages at work, rows that are done and rows of the shard."""
 
@@ -84,11 +86,17 @@ def work(
 
 
 def probe(plan: Plan, wave: Sequence[str], item: Item, rows: range, workers: "Workers | None" = None) -> None:
-    """Do to some rows what `work` would, and keep nothing: to find out which of them ends a process."""
+    """Do to some rows what `work` would, and keep nothing: to find out which of them ends a process.
+
+    Only stages are tried that can be: those that read what is not finished come when these are through.
+    """
     with Shard.open(item.place, item.name, json_keys=plan.json_keys, cache=plan.cache) as shard:
         run = _Run(plan, shard, item, workers or Workers(plan), lambda stages, done, count: None)
         for group in _groups(plan, wave):
-            run.columns([stage for stage in group if plan.done(stage.name, item) is None], rows)
+            todo = [stage for stage in group if plan.done(stage.name, item) is None]
+            if todo:
+                run.columns(todo, rows)
+                return
 
 
 class Workers:
@@ -138,6 +146,17 @@ class _Everything:
                 )
             yield item.name, tables.read(self.plan.stem(stage, item.name), columns)
 
+    def columns(self, stage: str) -> Sequence[str]:
+        if stage not in self.plan.hashes or not self.plan.shards:
+            return ()
+        return tables.columns(self.plan.stem(stage, self.plan.shards[0].name))
+
+    def texts(self, source: str, shard: str) -> list[list[str]]:
+        if source in self.plan.hashes:
+            found = tables.read(self.plan.stem(source, shard), ["texts"]).column("texts").to_pylist()
+            return [captions or [] for captions in found]
+        return [list(row.texts.get(source, ())) for row in self.rows(shard)]
+
     def rows(self, shard: str) -> Sequence[Row]:
         item = next(item for item in self.plan.shards if item.name == shard)
         with Shard.open(item.place, item.name, json_keys=self.plan.json_keys, cache=self.plan.cache) as found:
@@ -172,7 +191,7 @@ class _Run:
         for batch, span in self._batches(stages, rows):
             for stage, worker, found in zip(stages, workers, parts, strict=True):
                 mine = replace(batch, inputs=self._inputs(stage, span))
-                found.append(_applied(stage, worker, mine))
+                found.append(_sound(stage, _applied(stage, worker, mine)))
             self.tell(names, span.stop - rows.start, len(rows))
         return [
             pa.concat_tables(found) if found else _schema(worker).empty_table()
@@ -190,6 +209,10 @@ class _Run:
             found = [self.shard.rows[row] for row in span]
             why = [self.blocked.get(row.key) for row in found]
             status = [OK if reason is None else f"blocked: {reason}" for reason in why]
+            found = [
+                row if reason is None else replace(row, texts={}, image=None, record={})
+                for row, reason in zip(found, why, strict=True)
+            ]
             pixels: list[Pixels | None] = [None] * len(span)
             images: list[memoryview | None] = [None] * len(span)
             if looks:
@@ -272,13 +295,25 @@ def _applied(stage: Stage, worker: Worker, batch: Batch) -> pa.Table:
         if not stage.divisible or (len(batch.rows) == 1 and _is_memory(error)):
             raise
         if len(batch.rows) == 1:
-            reason = " ".join(f"error: {type(error).__name__}: {error}".split())[:200]
+            reason = " ".join(f"{_ERROR}{type(error).__name__}: {error}".split())[:200]
             return _table(worker, batch, {"status": [reason]})
         if _is_memory(error):
             _release()
     middle = len(batch.rows) // 2
     halves = (_part(batch, 0, middle), _part(batch, middle, len(batch.rows)))
     return pa.concat_tables([_applied(stage, worker, half) for half in halves])
+
+
+def _sound(stage: Stage, table: pa.Table) -> pa.Table:
+    """The table, unless not one row of it could be worked on: then it is the stage that is broken.
+
+    Raises:
+        DataError: names the first row's error.
+    """
+    said: list[str] = table.column("status").to_pylist()
+    if len(said) > 1 and all(status.startswith(_ERROR) for status in said):
+        raise DataError(f"stage '{stage.name}' fails on every row, first with '{said[0].removeprefix(_ERROR)}'.")
+    return table
 
 
 def _part(batch: Batch, first: int, last: int) -> Batch:

@@ -15,10 +15,12 @@ processes; a finished one has a `.done.json` with the hash of what it was made f
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mobileclip.data import index as indices
 from mobileclip.data import remote, shard_writer, shards, tars
@@ -35,6 +37,31 @@ from mobileclip.data.shards import Data, Sample, Span
 from mobileclip.errors import DataError, ImageError
 
 _VERSION = 1  # of what packing does to a sample; another one makes finished shards again
+
+
+class Selected(Protocol):
+    """Samples that were selected elsewhere, with their captions (`mobileclip.captions.joined`); can be pickled."""
+
+    @property
+    def places(self) -> Sequence[str]:
+        """Tars, in order."""
+        ...
+
+    def counts(self, place: str) -> tuple[int, int]:
+        """Samples of a tar that were selected, and all that it has."""
+        ...
+
+    def mark(self, place: str) -> str:
+        """Changes when `samples` of a tar would."""
+        ...
+
+    def samples(self, data: Data, place: str, first: int, last: int, json_keys: Sequence[str]) -> Iterator[Sample]:
+        """Selected samples `first` to `last` of a tar."""
+        ...
+
+    def provenance(self) -> Mapping[str, str]:
+        """What made the captions."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +102,7 @@ class _Task:
     config: _Config
     cache: Path | None
     side_cars: Path | None
+    captions: Selected | None
 
 
 def pack_shards(
@@ -87,6 +115,7 @@ def pack_shards(
     jobs: int = 1,
     embeddings: Form = "npz",
     side_cars: Path | None = None,
+    captions: Selected | None = None,
     licence: str = "",
     json_keys: Sequence[str] = (),
     broken_share: float = 0.05,
@@ -97,7 +126,8 @@ def pack_shards(
     """Pack what `specs` name into the folder `out`; started again, it goes on where it was interrupted.
 
     `size` is the short side of stored images in pixels (None: as they are); `side_cars` a folder of embeddings of the
-    inputs; `embeddings` where those of the outputs go.
+    inputs; `embeddings` where those of the outputs go. With `captions` its samples are packed and no others: `specs` is
+    not looked at, and stored augmentations and embeddings are left behind, since they belong to other captions.
 
     Raises:
         DataError: an input cannot be read, or more than `broken_share` of the samples cannot be packed.
@@ -110,8 +140,13 @@ def pack_shards(
             f"per_shard is {per_shard}, quality {quality}, broken_share {broken_share}: at least 1, 1 to 100 and 0 to "
             "1 are allowed."
         )
+    if captions is not None and (embeddings != "none" or side_cars is not None):
+        raise DataError(
+            "stored embeddings are those of other captions: pack selected captions with embeddings 'none' and no "
+            "side-cars, and embed them afterwards."
+        )
     folder = Path(out)
-    found = corpus(specs, cache=cache, json_keys=json_keys, embeddings=side_cars, jobs=jobs)
+    read = _selected(captions) if captions is not None else _indexed(specs, cache, json_keys, side_cars, jobs)
     config = _Config(
         size=size,
         quality=quality,
@@ -120,10 +155,10 @@ def pack_shards(
         json_keys=tuple(json_keys),
         broken_share=broken_share,
     )
-    tasks = list(_tasks(found, folder, per_shard, config, cache, side_cars))
+    tasks = list(_tasks(read, folder, per_shard, config, cache, side_cars, captions))
     _claim(folder, tasks)
     tally, written, kept = Tally(), [], 0
-    tally.merge(found.problems)
+    tally.merge(read.problems)
     for done, (one, problems, old) in enumerate(_run(tasks, jobs), 1):
         if one.count:
             written.append(one)
@@ -131,38 +166,91 @@ def pack_shards(
         tally.merge(problems)
         if progress is not None:
             progress(done, len(tasks))
-    samples, left_out = sum(one.count for one in written), found.n - sum(one.count for one in written)
-    if left_out > broken_share * found.n:
-        raise DataError(_too_many(left_out, found.n, broken_share, tally.result()))
+    samples = sum(one.count for one in written)
+    if read.n - samples > broken_share * read.n:
+        raise DataError(_too_many(read.n - samples, read.n, broken_share, tally.result()))
     made: dict[str, Any] = {
         "size": size,
         "quality": quality,
         "per_shard": per_shard,
-        "inputs": found.fingerprint,
-        "read": found.n,
+        "inputs": read.fingerprint,
+        "read": read.n,
     }
     made |= {"left_out": as_json(tally.result())}
+    if captions is not None:
+        made |= {"captions": dict(captions.provenance()), "not_selected": read.left}
     written.sort(key=lambda one: one.name)
     shard_writer.finish(folder, written, {**(provenance or {}), "packed": made})
     return Packed(folder=folder, shards=len(written), samples=samples, kept=kept, problems=tally.result())
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What is packed: tars, how many samples of each, and what makes packing them different."""
+
+    places: Sequence[str]
+    counts: Sequence[int]
+    marks: Sequence[object]
+    problems: dict[str, Problem]
+    fingerprint: str
+    left: int = 0  # samples that were not selected
+
+    @property
+    def n(self) -> int:
+        return sum(self.counts)
+
+
+def _indexed(specs: Any, cache: Path | None, json_keys: Sequence[str], side_cars: Path | None, jobs: int) -> _Read:
+    found: Corpus = corpus(specs, cache=cache, json_keys=json_keys, embeddings=side_cars, jobs=jobs)
+    names = ("tar_bytes", "mtime_ns", "headers", "keys_hash", "texts_hash")
+    metadata = [found.shards[number].metadata for number in range(len(found.shards))]
+    return _Read(
+        places=found.shards.places,
+        counts=[int(count) for count in found.start[1:] - found.start[:-1]],
+        marks=[[one[name] for name in names] for one in metadata],
+        problems=found.problems,
+        fingerprint=found.fingerprint,
+    )
+
+
+def _selected(captions: Selected) -> _Read:
+    counts = [captions.counts(place) for place in captions.places]
+    marks = [captions.mark(place) for place in captions.places]
+    kept, every = sum(kept for kept, _ in counts), sum(every for _, every in counts)
+    if not kept:
+        raise DataError(f"none of {every:,} samples was selected: loosen the thresholds of the select stage.")
+    return _Read(
+        places=captions.places,
+        counts=[kept for kept, _ in counts],
+        marks=marks,
+        problems={},
+        fingerprint=hashlib.sha256("".join(marks).encode()).hexdigest(),
+        left=every - kept,
+    )
+
+
 def _tasks(
-    found: Corpus, folder: Path, per_shard: int, config: _Config, cache: Path | None, side_cars: Path | None
+    read: _Read,
+    folder: Path,
+    per_shard: int,
+    config: _Config,
+    cache: Path | None,
+    side_cars: Path | None,
+    captions: Selected | None,
 ) -> Iterator[_Task]:
     settings = json.dumps([_VERSION, asdict(config), per_shard], sort_keys=True)
-    marks = [found.shards[number].metadata for number in range(len(found.shards))] if found.n else []
-    for number, first in enumerate(range(0, found.n, per_shard)):
-        last, parts = min(first + per_shard, found.n), []
+    start = list(accumulate(read.counts, initial=0))
+    for number, first in enumerate(range(0, read.n, per_shard)):
+        last, parts = min(first + per_shard, read.n), []
         digest = hashlib.sha256(settings.encode())
-        shard = int(found.start.searchsorted(first, side="right")) - 1
-        while shard < len(found.shards) and found.start[shard] < last:
-            begin, end = int(found.start[shard]), int(found.start[shard + 1])
+        shard = bisect_right(start, first) - 1
+        while shard < len(read.places) and start[shard] < last:
+            begin, end = start[shard], start[shard + 1]
             if end > begin:
-                part = (found.shards.places[shard], max(first, begin) - begin, min(last, end) - begin)
+                part = (read.places[shard], max(first, begin) - begin, min(last, end) - begin)
                 parts.append(part)
-                mark = [marks[shard][name] for name in ("tar_bytes", "mtime_ns", "headers", "keys_hash", "texts_hash")]
-                digest.update(json.dumps([indices.stem_of(part[0]), part[1], part[2], mark]).encode())
+                said = [indices.stem_of(part[0]), part[1], part[2], read.marks[shard]]
+                digest.update(json.dumps(said).encode())
             shard += 1
         yield _Task(
             path=folder / f"{number:05d}.tar",
@@ -171,6 +259,7 @@ def _tasks(
             config=config,
             cache=cache,
             side_cars=side_cars,
+            captions=captions,
         )
 
 
@@ -218,11 +307,10 @@ def _pack(task: _Task) -> tuple[Written, dict[str, Problem]]:
     total = sum(last - first for _, first, last in task.parts)
     with TarWriter(task.path, task.config.embeddings) as writer:
         for place, first, last in task.parts:
-            found = indices.index(place, cache=task.cache, json_keys=task.config.json_keys, embeddings=task.side_cars)
             with tars.opened(remote.local(place, task.cache)) as data:
-                for row, sample in _rows(data, place, found, first, last, task.config.json_keys):
+                for sample, found, row in _rows(data, place, first, last, task):
                     read += 1
-                    problem = _add(writer, sample, found, row, data, task.config)
+                    problem = _add(writer, sample, found, row, data, place, task.config)
                     if problem is not None:
                         tally.add(problem, f"{indices.stem_of(place)}/{sample.key}")
                     broken = read - writer.count
@@ -237,10 +325,14 @@ def _pack(task: _Task) -> tuple[Written, dict[str, Problem]]:
     return written, tally.result()
 
 
-def _rows(
-    data: Data, place: str, found: Index, first: int, last: int, json_keys: tuple[str, ...]
-) -> Iterator[tuple[int, Sample]]:
-    """Rows `first` to `last` of an index, and their samples."""
+def _rows(data: Data, place: str, first: int, last: int, task: _Task) -> Iterator[tuple[Sample, Index | None, int]]:
+    """Samples `first` to `last` of a tar, with its index and their rows in it where nothing was selected."""
+    json_keys = task.config.json_keys
+    if task.captions is not None:
+        for sample in task.captions.samples(data, place, first, last, json_keys):
+            yield sample, None, 0
+        return
+    found = indices.index(place, cache=task.cache, json_keys=json_keys, embeddings=task.side_cars)
     row = 0
     for sample in shards.read(data, tars.walk(data, place), Tally(), json_keys):
         if row == last:
@@ -248,11 +340,13 @@ def _rows(
         if sample.key != found.key(row):
             continue  # the index left it out
         if row >= first:
-            yield row, sample
+            yield sample, found, row
         row += 1
 
 
-def _add(writer: TarWriter, sample: Sample, found: Index, row: int, data: Data, config: _Config) -> str | None:
+def _add(
+    writer: TarWriter, sample: Sample, found: Index | None, row: int, data: Data, place: str, config: _Config
+) -> str | None:
     """Append a sample, or say which problem it is left out for."""
 
     def bytes_of(span: Span) -> bytes:
@@ -260,12 +354,12 @@ def _add(writer: TarWriter, sample: Sample, found: Index, row: int, data: Data, 
 
     problem = "bad_augmentation"
     try:
-        paug = found.paug(row)
+        paug = None if found is None else found.paug(row)
         problem = "broken_image"
         content = bytes_of(sample.image)
         image, old, new = packed_image(content, config.size, config.quality, upright=paug is None)
         problem = "bad_embeddings"
-        embedded = found.teachers(row) if config.embeddings != "none" else None
+        embedded = None if found is None or config.embeddings == "none" else found.teachers(row)
         problem = "unsafe_name"
         record = {**sample.record, "width": new[0], "height": new[1]}
         record["license"] = record.get("license") or config.licence
@@ -276,7 +370,7 @@ def _add(writer: TarWriter, sample: Sample, found: Index, row: int, data: Data, 
         others = {name: bytes_of(span) for name, span in sample.members.items() if _is_kept(name)}
         if paug is not None:
             paug = paug.scaled(paug.size or old, new)
-        key = sample.key if sample.key not in writer.keys else f"{indices.stem_of(found.tar)}_{sample.key}"
+        key = sample.key if sample.key not in writer.keys else f"{indices.stem_of(place)}_{sample.key}"
         files = sample_members(key, image, sample.texts, record, others, paug)
         problem = "bad_embeddings"
         writer.add(key, files, sample.texts, embedded)

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mobileclip.data.ahead import ahead
 from mobileclip.errors import MobileClipError
-from mobileclip.evaluate.ahead import ahead
 from mobileclip.models import Clip
 from mobileclip.preprocessing import square
 from mobileclip.tokenizer import tokenize

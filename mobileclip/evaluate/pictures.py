@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mobileclip.data.ahead import ahead
 from mobileclip.errors import DataError, ImageError
-from mobileclip.evaluate.ahead import ahead
 from mobileclip.preprocessing import read_image
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
 from mobileclip.data.scene_captions import AltNoise
+from mobileclip.errors import DataError
 from mobileclip.verbs.screen import counted
 
 
@@ -77,12 +78,16 @@ class Shards:
     """Join shards of any known layout into packed ones: resized once, every caption kept, read by open_clip as well.
 
     mobileclip pack shards "web/{00000..00127}.tar" --out packed
+
+    mobileclip pack shards --captions work --out packed
     """
 
-    shards: Positional[tuple[str, ...]]
-    """Folders, globs, brace patterns or URLs of tars."""
-    out: Path
+    shards: Positional[tuple[str, ...]] = ()
+    """Folders, globs, brace patterns or URLs of tars; none with --captions, which knows them."""
+    out: Path = Path("packed")
     """Folder of the packed shards."""
+    captions: Path | None = None
+    """Folder of caption work (`mobileclip captions run`): what its last select stage keeps is packed, with its texts."""
     size: int = 288
     """Short side of the stored pictures; 0 keeps them as they are. 288 suits training at 256."""
     quality: int = 92
@@ -106,8 +111,11 @@ class Shards:
 
     def run(self) -> int:
         """Pack; what a run before this one finished is kept."""
+        from mobileclip.captions.joined import Joined
         from mobileclip.data.pack import pack_shards
 
+        if bool(self.shards) == (self.captions is not None):
+            raise DataError("give either shards or --captions, the folder of caption work that knows its shards.")
         with counted("packing", "shards", self.json) as tell:
             packed = pack_shards(
                 self.shards,
@@ -116,7 +124,8 @@ class Shards:
                 quality=self.quality,
                 per_shard=self.per_shard,
                 jobs=self.jobs,
-                embeddings=self.embeddings,
+                embeddings="none" if self.captions is not None else self.embeddings,
+                captions=None if self.captions is None else Joined.open(self.captions),
                 side_cars=self.side_cars,
                 licence=self.licence,
                 json_keys=self.json_keys,

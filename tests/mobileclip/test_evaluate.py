@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mobileclip.data.ahead import ahead
 from mobileclip.errors import DataError, MobileClipError
 from mobileclip.evaluate import Report, compare, evaluate, run
 from mobileclip.evaluate import retrieval as retrieval_of
 from mobileclip.evaluate import zero_shot as zero_shot_of
-from mobileclip.evaluate.ahead import ahead
 from mobileclip.evaluate.calibration import calibrate, expected_error, fit_scale, judge
 from mobileclip.evaluate.encoder import ModelEncoder, encode_distinct, unit
 from mobileclip.evaluate.intervals import clustered, mcnemar, wilson
