@@ -14,6 +14,7 @@ from tyro.conf import subcommand
 from mobileclip import __version__
 from mobileclip.errors import GateFailed, MobileClipError
 from mobileclip.verbs.bench import Bench
+from mobileclip.verbs.captions import Captions
 from mobileclip.verbs.evaluate import Evaluate
 from mobileclip.verbs.export import Export
 from mobileclip.verbs.inspect import Inspect
@@ -23,6 +24,7 @@ from mobileclip.verbs.train import Train
 from mobileclip.verbs.verify import Verify
 
 Verb = Union[  # noqa: UP007 - tyro reads the annotations of a Union's members
+    Annotated[Captions, subcommand("captions")],
     Annotated[Pack, subcommand("pack")],
     Annotated[Inspect, subcommand("inspect")],
     Annotated[Train, subcommand("train")],
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb: Any = tyro.cli(
         Verb,
         prog="mobileclip",
-        description="CLIP with quality captions on phones: pack, train, evaluate, export, verify and measure MCi2.",
+        description="CLIP with quality captions on phones: caption, pack, train, evaluate, export, verify and measure MCi2.",
         args=args or ["--help"],
     )
     try:

@@ -12,7 +12,7 @@ class Flag(IntFlag):
     CUT = 1 << 1
     """Longer than what is read; the rest was dropped."""
     ENTITY = 1 << 2
-    """HTML entities or tags were resolved."""
+    """HTML entities were resolved or tags removed."""
     MOJIBAKE = 1 << 3
     """Broken encoding was mended."""
     CONTROL = 1 << 4
@@ -47,6 +47,10 @@ class Flag(IntFlag):
     """Too many words that none of its sources has."""
     BLOCKED = 1 << 19
     """Not to be used, by one of the rules above that is said to block."""
+    HANDLE = 1 << 20
+    """A handle was removed, or hash tags became words."""
+    LEAD_IN = 1 << 21
+    """Words such as "the image shows" before the description were removed or found."""
 
 
 def names(flags: int) -> list[str]:

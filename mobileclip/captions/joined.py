@@ -9,15 +9,15 @@ where they come from in `.json`.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mobileclip.captions import plan as plans
 from mobileclip.captions import tables, uids
 from mobileclip.captions.plan import Item, Plan
+from mobileclip.captions.recipe import options
 from mobileclip.captions.select import Select
 from mobileclip.data import shards, tars
 from mobileclip.data.problems import Tally
@@ -86,7 +86,7 @@ class Joined:
             DataError: the tar holds other keys than when it was selected.
         """
         item, stage, number = self._item(place), self.stage, -1
-        rows = _Rows(self, item)
+        rows, made = _Rows(self, item), self.provenance()
         groups = shards.group(tars.walk(data, place), Tally()).samples
         if list(groups) != rows.keys:
             raise DataError(f"'{place}' holds other samples than when its captions were selected: run again.")
@@ -99,9 +99,8 @@ class Joined:
             if number >= first:
                 sample = shards.described(data, key, members, Tally(), json_keys or self.plan.json_keys)
                 texts = rows.texts(sample, row, stage.sources)
-                yield replace(
-                    sample, texts=texts, uid=rows.uids[row], record=self._record(sample.record, rows.uids[row])
-                )
+                record = {**sample.record, "uid": rows.uids[row], "captions_from": made}
+                yield replace(sample, texts=texts, uid=rows.uids[row], record=record)
 
     def summary(self) -> tuple[int, int, dict[str, int]]:
         """Samples that are kept, all samples, and why the others are not, most frequent first."""
@@ -120,14 +119,25 @@ class Joined:
         found = (tables.read(self._stem(self.select, place), ["uid", "keep"]) for place in self.places)
         return uids.write(path, (uid for table in found for uid in table.filter(table["keep"])["uid"].to_pylist()))
 
-    def _record(self, record: Mapping[str, Any], uid: str) -> dict[str, Any]:
-        return {**record, "uid": uid, "captions_from": self.provenance()}
-
-    @cache  # noqa: B019 - a handful of these live in a process
     def provenance(self) -> dict[str, str]:
         """Source -> stage and hash of its config, which the `done.json` of that stage explains."""
         names = [name for name in (*self.stage.sources, self.select) if name in self.plan.hashes]
         return {name: f"{name}@{self.plan.hashes[name]}" for name in names}
+
+    def names(self) -> dict[str, str]:
+        """Source -> what it is called in packed shards: "alt", or `syn_text_` and its author; cleaning is none."""
+        out: dict[str, str] = {}
+        for place, source in enumerate(self.stage.sources):
+            author = source
+            while author in self.plan.hashes and self.plan.recipe.stage(author).kind == "clean":
+                author = options(self.plan.recipe.stage(author))["source"]
+            name = author if author.startswith("syn_text") else f"syn_text_{author}"
+            if place == 0:
+                name = "alt"
+            elif name in out.values():
+                name = f"syn_text_{source}"
+            out[source] = name
+        return out
 
     def _stages(self) -> list[str]:
         return [self.select, *(source for source in self.stage.sources if source in self.plan.hashes)]
@@ -139,17 +149,11 @@ class Joined:
         return next(item for item in self.plan.shards if item.place == place)
 
 
-def source_name(source: str, web: str) -> str:
-    """What a source is called in a packed shard."""
-    if source == web:
-        return "alt"
-    return source if source.startswith("syn_text") else f"syn_text_{source}"[:64]
-
-
 class _Rows:
     """Selection of one shard."""
 
     def __init__(self, joined: Joined, item: Item) -> None:
+        self._names = joined.names()
         plan, stage = joined.plan, joined.stage
         columns = ["key", "uid", "keep", *(f"w_{source}" for source in stage.sources)]
         table = tables.read(plan.stem(joined.select, item.name), columns)
@@ -179,6 +183,5 @@ class _Rows:
             for place, (caption, weight) in enumerate(zip(captions, weights, strict=True)):
                 if weight > 0:
                     clip = clips[place] if clips is not None and clips[place] is not None else float("nan")
-                    name = source_name(source, sources[0])
-                    out.append(Text(source=name, text=caption, weight=float(weight), clip=float(clip)))
+                    out.append(Text(source=self._names[source], text=caption, weight=float(weight), clip=float(clip)))
         return tuple(out)

@@ -27,7 +27,7 @@ from mobileclip.captions.recipe import Recipe, build, options, override
 from mobileclip.captions.tables import Done
 from mobileclip.data import places, remote
 from mobileclip.data.arrays import placing
-from mobileclip.data.index import stem_of
+from mobileclip.data.places import stem_of
 from mobileclip.errors import DataError
 
 PREPARED = "all.prepared"

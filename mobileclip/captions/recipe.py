@@ -23,10 +23,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from mobileclip.captions.stage import Stage
 from mobileclip.errors import DataError, UnknownName
+
+if TYPE_CHECKING:
+    from mobileclip.captions.stage import Stage
 
 STAGES: Mapping[str, str] = {
     "images": "mobileclip.captions.images:Images",
@@ -51,10 +53,10 @@ class Recipe:
 
     name: str
     """Of the recipe or its file."""
-    stages: tuple[Stage, ...]
+    stages: tuple["Stage", ...]
     """Names differ; each needs only earlier ones or sources in the shards."""
 
-    def stage(self, name: str) -> Stage:
+    def stage(self, name: str) -> "Stage":
         """The stage of that name.
 
         Raises:
@@ -65,7 +67,7 @@ class Recipe:
                 return stage
         raise UnknownName("stage", name, [stage.name for stage in self.stages])
 
-    def before(self, stage: Stage) -> tuple[Stage, ...]:
+    def before(self, stage: "Stage") -> tuple["Stage", ...]:
         """The stages that it reads."""
         return tuple(other for other in self.stages if other.name in stage.needs() and other.name != stage.name)
 
@@ -78,12 +80,14 @@ class Recipe:
         found: dict[str, str] = {}
         for stage in self.stages:
             before = {other.name: found[other.name] for other in self.before(stage)}
-            said = [stage.kind, stage.version, options(stage), dict(stage.points_at()), before]
+            free: frozenset[str] = getattr(stage, "incidental", frozenset())  # options on which no output depends
+            deciding = {option: value for option, value in options(stage).items() if option not in free}
+            said = [stage.kind, stage.version, deciding, dict(stage.points_at()), before]
             found[stage.name] = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
         return found
 
 
-def options(stage: Stage) -> dict[str, Any]:
+def options(stage: "Stage") -> dict[str, Any]:
     """A stage's options as JSON values."""
     assert is_dataclass(stage)
     values: dict[str, Any] = json.loads(json.dumps(asdict(stage), default=str))
@@ -171,7 +175,7 @@ def override(entries: list[dict[str, Any]], line: str) -> None:
         entry[option] = text.strip()
 
 
-def _stage(entry: Mapping[str, Any]) -> Stage:
+def _stage(entry: Mapping[str, Any]) -> "Stage":
     values = dict(entry)
     kind = str(values.pop("kind", ""))
     if kind not in STAGES and ":" not in kind:
@@ -192,7 +196,7 @@ def _stage(entry: Mapping[str, Any]) -> Stage:
     return made(**values)
 
 
-def _imported(kind: str) -> Callable[..., Stage]:
+def _imported(kind: str) -> Callable[..., "Stage"]:
     """The dataclass of a kind: one of `STAGES`, or one's own as `package.module:Class`."""
     module, _, name = STAGES.get(kind, kind).partition(":")
     if kind in STAGES:
@@ -236,9 +240,63 @@ def _fitted(value: Any, hint: Any, where: str) -> Any:
 
 
 def text_only() -> list[dict[str, Any]]:
-    """Alt texts cleaned and scored by rules: no model, no picture."""
-    return [{"kind": "clean"}, {"kind": "text_score", "source": "clean"}]
+    """Web texts cleaned, scored and selected by rules: no model, no picture."""
+    return [
+        {"kind": "clean"},
+        {"kind": "text_score", "source": "clean"},
+        {"kind": "judge", "text": {"clean": "text_score"}},
+        {"kind": "select", "judge": "judge"},
+    ]
 
 
-RECIPES: Mapping[str, Callable[[], list[dict[str, Any]]]] = {"text-only": text_only}
+def filtered() -> list[dict[str, Any]]:
+    """Web texts that fit their pictures, each picture once: set embed.model."""
+    return [
+        {"kind": "images"},
+        {"kind": "embed"},
+        {"kind": "clean"},
+        {"kind": "text_score", "source": "clean"},
+        {"kind": "score"},
+        {"kind": "dedup"},
+        {"kind": "judge", "score": "score", "text": {"clean": "text_score"}},
+        {"kind": "select", "judge": "judge", "dedup": "dedup", "images": "images", "score": "score", "min_q": 0.4},
+    ]
+
+
+def quality() -> list[dict[str, Any]]:
+    """Web texts and five captions of a CoCa, all cleaned, scored and judged together: set embed.model, coca.model."""
+    sources = ["clean", "clean-coca"]
+    return [
+        {"kind": "images"},
+        {"kind": "embed"},
+        {"kind": "caption", "name": "coca", "captioner": "coca", "k": 5},
+        {"kind": "clean"},
+        {"kind": "clean", "name": "clean-coca", "source": "coca"},
+        {"kind": "text_score", "source": "clean"},
+        {"kind": "text_score", "name": "text_score-coca", "source": "clean-coca"},
+        {"kind": "score", "sources": sources},
+        {"kind": "dedup"},
+        {
+            "kind": "judge",
+            "sources": sources,
+            "score": "score",
+            "text": {"clean": "text_score", "clean-coca": "text_score-coca"},
+        },
+        {
+            "kind": "select",
+            "sources": sources,
+            "judge": "judge",
+            "score": "score",
+            "dedup": "dedup",
+            "images": "images",
+            "min_q": 0.4,
+        },
+    ]
+
+
+RECIPES: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
+    "text-only": text_only,
+    "filter": filtered,
+    "quality": quality,
+}
 """Name -> function that gives the stages."""

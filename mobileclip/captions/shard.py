@@ -22,7 +22,7 @@ import numpy as np
 
 from mobileclip.data import remote, shards, sidecar, tars
 from mobileclip.data.decode import Pixels, open_picture
-from mobileclip.data.index import stem_of
+from mobileclip.data.places import stem_of
 from mobileclip.data.problems import Tally
 from mobileclip.data.shards import Data, Span
 from mobileclip.errors import ImageError

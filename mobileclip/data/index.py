@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from mobileclip import tokenizer
 from mobileclip.data import arrays, index_build, places, remote, shards, sidecar, tars, teachers
+from mobileclip.data.places import stem_of as stem_of
 from mobileclip.data.problems import Problem, from_json
 from mobileclip.data.shards import Paug, Span
 from mobileclip.data.sidecar import SideCar
@@ -224,11 +225,6 @@ def _side_cars(folder: Path | None, place: str, metadata: Mapping[str, Any]) -> 
     image = SideCar.open(folder / f"{stem}{sidecar.IMAGE}").expect(keys, n)
     text = SideCar.open(folder / f"{stem}{sidecar.TEXT}").expect(keys, n, str(metadata["texts_hash"]))
     return image, text
-
-
-def stem_of(place: str) -> str:
-    """Name of a shard: its file's, without `.tar`."""
-    return place.rsplit("/", 1)[-1].removesuffix(".tar")
 
 
 _Loaded = tuple[Path, dict[str, NDArray[Any]], dict[str, Any]]

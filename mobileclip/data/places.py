@@ -28,6 +28,11 @@ def is_remote(place: str) -> bool:
     return "://" in place
 
 
+def stem_of(place: str) -> str:
+    """Name of a shard: its file's, without `.tar`."""
+    return place.rsplit("/", 1)[-1].removesuffix(".tar")
+
+
 def expand(specs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     """Folders, globs, brace patterns (`x/{00000..00099}.tar`, `{a,b}.tar`), `::` between several, fsspec addresses.
 

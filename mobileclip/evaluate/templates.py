@@ -8,6 +8,7 @@ to name (`{"0": "tench"}`, or `{"0": ["n01440764", "tench"]}` as Keras writes Im
 import json
 import re
 from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,13 @@ def read_templates(source: str | Path) -> tuple[str, ...]:
 @cache
 def imagenet_classes() -> tuple[str, ...]:
     """ImageNet's class names in the order of its sorted WordNet ids, as open_clip ships them (two occur twice)."""
-    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-
-    return tuple(IMAGENET_CLASSNAMES)
+    return tuple(_open_clip().IMAGENET_CLASSNAMES)
 
 
 @cache
 def imagenet_templates() -> tuple[str, ...]:
     """The 80 templates of CLIP's authors, as open_clip ships them."""
-    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
-
-    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    return tuple(template("{}") for template in _open_clip().OPENAI_IMAGENET_TEMPLATES)
 
 
 @cache
@@ -79,6 +76,21 @@ def imagenet_synsets() -> tuple[str, ...]:
     from timm.data import ImageNetInfo
 
     return tuple(ImageNetInfo("imagenet-1k").label_names())
+
+
+@cache
+def _open_clip() -> Any:
+    """open_clip's module of lists, by its file: importing the package would import torch."""
+    package = find_spec("open_clip")
+    assert package is not None
+    assert package.submodule_search_locations
+    place = Path(package.submodule_search_locations[0]) / "zero_shot_metadata.py"
+    spec = spec_from_file_location("open_clip_zero_shot_metadata", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _entries(path: Path, what: str) -> list[str]:

@@ -87,7 +87,7 @@ class Shards:
     out: Path = Path("packed")
     """Folder of the packed shards."""
     captions: Path | None = None
-    """Folder of caption work (`mobileclip captions run`): what its last select stage keeps is packed, with its texts."""
+    """Folder of `mobileclip captions run`: what its last select stage keeps is packed, with its texts."""
     size: int = 288
     """Short side of the stored pictures; 0 keeps them as they are. 288 suits training at 256."""
     quality: int = 92

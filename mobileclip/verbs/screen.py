@@ -74,3 +74,24 @@ def counted(doing: str, what: str, quiet: bool) -> Iterator[Callable[[int, int],
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(doing)
         yield lambda done, count: bar.update(task, completed=done, total=count)
+
+
+@contextmanager
+def following(doing: str, quiet: bool) -> Iterator[Callable[[object], None]]:
+    """Takes what describes itself (`str`): one line that changes on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal and not quiet:
+        with console.status(f"{doing} …") as status:
+            yield lambda state: status.update(str(state))
+        return
+    told = time.monotonic()
+
+    def tell(state: object) -> None:
+        nonlocal told
+        if not quiet and time.monotonic() - told > 5:
+            told = time.monotonic()
+            print(f"{doing}: {state}", file=sys.stderr, flush=True)
+
+    yield tell

@@ -20,16 +20,16 @@ from mobileclip.captions.work import prepare, work
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Gives the values that it is told, by key; `types` are pyarrow's."""
+    """Gives the values that it is told, by key; `types` are pyarrow's, as texts."""
 
-    kind: ClassVar[str] = "given"
+    kind: ClassVar[str] = "given:Given"
     version: ClassVar[int] = 1
     prepares: ClassVar[bool] = False
     divisible: ClassVar[bool] = True
 
     name: str = "given"
-    types: Mapping[str, Any] = field(default_factory=dict)
-    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     def needs(self) -> tuple[str, ...]:
         return ()
@@ -50,11 +50,17 @@ class Given:
 class _Giver:
     def __init__(self, stage: Given) -> None:
         self._stage = stage
-        self.schema = pa.schema(list(stage.types.items()))
+        self.schema = pa.schema([(column, kind_of(text)) for column, text in stage.types.items()])
         self.provenance: dict[str, Any] = {"model": "a table", "licence": "MIT"}
 
     def __call__(self, batch: Batch) -> Columns:
         return {name: [self._stage.values[name].get(row.key) for row in batch.rows] for name in self._stage.types}
+
+
+def kind_of(text: str) -> pa.DataType:
+    """`list<item: float>` -> pyarrow's type."""
+    inner = text.removeprefix("list<item: ")
+    return pa.type_for_alias(text) if inner == text else pa.list_(kind_of(inner.removesuffix(">")))
 
 
 def jpeg(seed: int = 0, size: tuple[int, int] = (48, 32)) -> bytes:

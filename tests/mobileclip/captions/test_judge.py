@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from given import Given, pairs, ran
 
@@ -14,7 +13,7 @@ from mobileclip.captions.judge import PARTS, WEIGHTS, Judge, refit
 from mobileclip.captions.plan import PREPARED, Plan
 from mobileclip.errors import DataError, UnknownName
 
-FLOATS, TEXTS, BITS = pa.list_(pa.float32()), pa.list_(pa.string()), pa.list_(pa.uint32())
+FLOATS, TEXTS, BITS = "list<item: float32>", "list<item: string>", "list<item: uint32>"
 
 
 def rows_of(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -40,17 +39,17 @@ def test_q_is_its_formula(tmp_path: Path) -> None:
     score = stage(
         "score",
         clip_alt=(FLOATS, clip),
-        rank_alt=(pa.list_(pa.uint16()), {"a": [0], "b": [3]}),
+        rank_alt=("list<item: uint16>", {"a": [0], "b": [3]}),
         clip_coca=(FLOATS, {"a": [0.2, 0.2], "b": []}),
-        rank_coca=(pa.list_(pa.uint16()), {"a": [1, 1], "b": []}),
-        pool=(pa.uint16(), {"a": 16, "b": 16}),
+        rank_coca=("list<item: uint16>", {"a": [1, 1], "b": []}),
+        pool=("uint16", {"a": 16, "b": 16}),
     )
     text = stage(
         "text",
         idf=(FLOATS, {"a": [2.0], "b": [4.0]}),
         rep3=(FLOATS, {"a": [0.0], "b": [0.25]}),
-        concepts=(pa.list_(pa.uint16()), {"a": [2], "b": [0]}),
-        tokens=(pa.list_(pa.uint16()), {"a": [5], "b": [78]}),
+        concepts=("list<item: uint16>", {"a": [2], "b": [0]}),
+        tokens=("list<item: uint16>", {"a": [5], "b": [78]}),
         flags=(BITS, {"a": [0], "b": [int(Flag.BOILERPLATE)]}),
     )
     judge = Judge(sources=("alt", "coca"), score="score", text={"alt": "text"}, bias=0.1)
@@ -89,8 +88,8 @@ def test_guards(tmp_path: Path) -> None:
         "text",
         idf=(FLOATS, {}),
         rep3=(FLOATS, {"a": [0.1], "b": [0.7]}),
-        concepts=(pa.list_(pa.uint16()), {}),
-        tokens=(pa.list_(pa.uint16()), {}),
+        concepts=("list<item: uint16>", {}),
+        tokens=("list<item: uint16>", {}),
         flags=(BITS, {"a": [int(Flag.REFUSAL)], "b": [0]}),
     )
     judge = Judge(sources=("alt", "fused"), text={"alt": "text"}, fused_from={"fused": ("alt",)})

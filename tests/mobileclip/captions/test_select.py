@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from given import Given, pairs, ran, tar
 from hypothesis import given, settings
@@ -18,7 +17,7 @@ from mobileclip.captions.select import Select
 from mobileclip.captions.uids import Uids
 from mobileclip.errors import DataError
 
-FLOATS, TEXTS = pa.list_(pa.float32()), pa.list_(pa.string())
+FLOATS, TEXTS = "list<item: float32>", "list<item: string>"
 KEYS = ["a", "b", "c", "d"]
 
 
@@ -33,7 +32,7 @@ def given_(name: str, **columns: tuple[Any, dict[str, Any]]) -> Given:
 def judged(q: dict[str, list[float]], flags: dict[str, list[int]] | None = None) -> Given:
     flags = flags or {key: [0] * len(values) for key, values in q.items()}
     best = {key: max(values, default=None) for key, values in q.items()}
-    return given_("judge", q_alt=(FLOATS, q), flags_alt=(pa.list_(pa.uint32()), flags), best_q=(pa.float32(), best))
+    return given_("judge", q_alt=(FLOATS, q), flags_alt=("list<item: uint32>", flags), best_q=("float32", best))
 
 
 def selected(plan: Plan, name: str = "select") -> dict[str, dict[str, Any]]:
@@ -50,7 +49,7 @@ def shard(tmp_path: Path) -> Path:
 def test_thresholds_flags_and_duplicates(shard: Path, tmp_path: Path) -> None:
     q = {"a": [0.9], "b": [0.2], "c": [0.8], "d": [0.7]}
     flags = {"a": [0], "b": [0], "c": [int(Flag.BLOCKED | Flag.REFUSAL)], "d": [int(Flag.ENTITY)]}
-    dedup = given_("dedup", duplicate_of=(pa.string(), {"d": "0/a"}), how=(pa.string(), {"d": "phash"}))
+    dedup = given_("dedup", duplicate_of=("string", {"d": "0/a"}), how=("string", {"d": "phash"}))
     stage = Select(sources=("alt",), judge="judge", dedup="dedup", min_q=0.5)
     rows = selected(ran([judged(q, flags), dedup, stage], shard, tmp_path / "work"))
     assert {key: row["why"] for key, row in rows.items()} == {
@@ -69,7 +68,7 @@ def test_clip_and_rank(shard: Path, tmp_path: Path) -> None:
     score = given_(
         "score",
         clip_alt=(FLOATS, {"a": [0.3], "b": [0.1], "c": [0.3], "d": None}),
-        rank_alt=(pa.list_(pa.uint16()), {"a": [0], "b": [0], "c": [9], "d": None}),
+        rank_alt=("list<item: uint16>", {"a": [0], "b": [0], "c": [9], "d": None}),
     )
     stage = Select(sources=("alt",), score="score", min_clip=0.2, max_rank=3, weigh="one")
     rows = selected(ran([score, stage], shard, tmp_path / "work"))
@@ -84,12 +83,12 @@ def test_pictures_and_heads(tmp_path: Path) -> None:
     size = {"a": (512, 512), "b": (100, 512), "c": (2_000, 512), "d": (512, 512), "e": (None, None)}
     images = given_(
         "images",
-        width=(pa.uint32(), {key: side[0] for key, side in size.items()}),
-        height=(pa.uint32(), {key: side[1] for key, side in size.items()}),
-        status=(pa.string(), dict.fromkeys("abcdf", "ok") | {"e": "broken image: 'x'"}),
+        width=("uint32", {key: side[0] for key, side in size.items()}),
+        height=("uint32", {key: side[1] for key, side in size.items()}),
+        status=("string", dict.fromkeys("abcdf", "ok") | {"e": "broken image: 'x'"}),
     )
     images = Given(name="images", types={k: v for k, v in images.types.items() if k != "status"}, values=images.values)
-    heads = given_("embed", head_nsfw=(pa.float32(), {"a": 0.1, "b": 0.1, "c": 0.1, "d": 0.9, "e": 0.1}))
+    heads = given_("embed", head_nsfw=("float32", {"a": 0.1, "b": 0.1, "c": 0.1, "d": 0.9, "e": 0.1}))
     stage = Select(
         sources=("alt",), images="images", embed="embed", min_side=200, max_aspect=3, heads={"nsfw": (-1.0, 0.5)}
     )
@@ -143,7 +142,7 @@ def test_balancing_thins_what_is_frequent(tmp_path: Path) -> None:
     concepts = {
         key: [[0] if n < 1_200 else [1] if n < 1_250 else [0, 1] if n < 1_260 else []] for n, key in enumerate(keys)
     }
-    text = given_("text", concept_ids=(pa.list_(pa.list_(pa.uint32())), concepts))
+    text = given_("text", concept_ids=("list<item: list<item: uint32>>", concepts))
     stage = Select(sources=("alt",), concepts="text", balance=121, unmatched=0.5)
     first = selected(ran([text, stage], shard, tmp_path / "work"))
     again = selected(ran([text, stage], shard, tmp_path / "again"))
