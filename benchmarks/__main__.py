@@ -13,7 +13,16 @@ from pathlib import Path
 from benchmarks import results
 from mobileclip.errors import MobileClipError, UnknownName
 
-STUDIES = ("loader", "step", "learning")
+STUDIES = (
+    "loader",
+    "step",
+    "learning",
+    "captions_text",
+    "captions_images",
+    "captions_coca",
+    "captions_engine",
+    "captions_study",
+)
 """Modules of this package with `main(argv) -> int` and `table`."""
 START, END = "<!-- training: made by `python -m benchmarks report` -->", "<!-- /training -->"
 """Between these lines of a Markdown file the tables are written."""
@@ -40,10 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def report(argv: Sequence[str]) -> int:
     """Print the tables of kept results, or put them into a Markdown file."""
     parser = argparse.ArgumentParser(prog="benchmarks report", description=report.__doc__)
-    parser.add_argument("results", type=Path, nargs="?", default=Path(__file__).parent / "results" / "train")
+    here = Path(__file__).parent / "results"
+    parser.add_argument("results", type=Path, nargs="*", default=[here / "train", here / "captions"])
     parser.add_argument("--into", type=Path, help="Markdown file with the marks")
     args = parser.parse_args(argv)
-    found = results.read([args.results])
+    found = results.read(args.results)
     parts = []
     for study in STUDIES:
         of_study = [result for result in found if result.get("study") == study]

@@ -12,6 +12,7 @@ its own: its figures are the same on every machine.
 import argparse
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,8 @@ import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +30,8 @@ import numpy as np
 
 from benchmarks import results
 from mobileclip.captions import engine, tables
-from mobileclip.captions.plan import Plan, plan_of
+from mobileclip.captions.desk import Desk, duty
+from mobileclip.captions.plan import Item, Plan, plan_of
 from mobileclip.captions.recipe import build
 from mobileclip.captions.scheduler import Rules, Scheduler
 from mobileclip.captions.simulate import World, simulate
@@ -206,14 +208,8 @@ def _simulation(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         began = time.process_time()
         outcome = simulate(World(shards=args.items, **world), Rules(most=args.workers, **rules))  # type: ignore[arg-type]
         rows.append({"name": name, "cpu_s": time.process_time() - began, **asdict(outcome)})
-    tracemalloc.start()
-    scheduler = Scheduler(range(args.items), Rules(most=args.workers))
-    for order in scheduler.decide(0.0):
-        scheduler.counts[type(order).__name__] += 1
-    memory = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
     settings = {"items": args.items, "workers": args.workers, "storm": dict(STORM), "world": asdict(World())}
-    return {"settings": settings, "rows": rows, "scheduler_bytes": memory}
+    return {"settings": settings, "rows": rows}
 
 
 def _simulation_rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -236,39 +232,57 @@ def _simulation_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _costs(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """What a shard costs apart from its work: in the driver, in a worker, on the disk."""
+    """What a shard costs apart from its work: in the driver, in a worker, on the disk; CPU time where it is time."""
     shards, count = work / "tiny", 400
     if not shards.exists():
         _write_shards(shards, count, 1)
-    recipe = build("tiny", [{"kind": "clean", "name": "clean"}])
+    recipe = build("tiny", [{"kind": "images", "name": "images"}])
     plan = plan_of(recipe, [shards], work / "out-tiny")
-    began = time.process_time()
-    plan.todo(plan.waves[0])
-    fresh = time.process_time() - began
-    summary = engine.run(plan, jobs=1)
-    began = time.process_time()
-    plan.todo(plan.waves[0])
-    known = time.process_time() - began
-    began = time.process_time()
-    engine.status(plan)
-    state = time.process_time() - began
-    files = [path.stat().st_size for path in plan.home("clean").iterdir()]
+    desk = Desk(1, duty(plan, plan.waves[0], 900.0, 0))
+    desk.do(0, plan.shards[0], False, lambda done, rows: None)  # loads
+    fresh = _cpu(lambda: plan.todo(plan.waves[0]))
+    work_ = _cpu(lambda: [desk.do(1, item, False, lambda done, rows: None) for item in plan.shards[1:]])
+    known = _cpu(lambda: plan.todo(plan.waves[0]))
+    state = _cpu(lambda: engine.status(plan))
+    files = [path.stat().st_size for path in plan.home("images").iterdir()]
+    tracemalloc.start()
+    every = tuple(Item(name=f"{number:08d}", place=f"/data/{number:08d}.tar") for number in range(args.items))
+    of_plan = tracemalloc.get_traced_memory()[0]
+    scheduler = Scheduler(range(args.items), Rules(most=args.workers))
+    scheduler.decide(0.0)
+    of_scheduler = tracemalloc.get_traced_memory()[0] - of_plan
+    tracemalloc.stop()
+    whole = replace(plan, shards=every)
     return {
-        "settings": {"shards": count},
+        "settings": {"shards": count, "items": args.items},
         "fresh_us": fresh / count * 1e6,
         "known_us": known / count * 1e6,
         "status_us": state / count * 1e6,
-        "shard_ms": summary.seconds / count * 1e3,
+        "shard_ms": work_ / (count - 1) * 1e3,
         "bytes": sum(files) / count,
+        "plan_bytes": of_plan / args.items,
+        "scheduler_bytes": of_scheduler / args.items,
+        "duty_bytes": len(pickle.dumps(duty(whole, plan.waves[0], 900.0, 0))),
+        "order_bytes": len(pickle.dumps((7, every[7], False))),
     }
+
+
+def _cpu(do: Callable[[], object]) -> float:
+    began = time.process_time()
+    do()
+    return time.process_time() - began
 
 
 def _cost_rows(result: Mapping[str, Any]) -> list[list[str]]:
     return [
-        ["of a shard, apart from its work", ""],
-        ["found to be missing", f"{result['fresh_us']:.0f} us"],
-        ["found to be finished", f"{result['known_us']:.0f} us"],
-        ["told by status", f"{result['status_us']:.0f} us"],
-        ["through a worker, with one sample", f"{result['shard_ms']:.1f} ms"],
+        ["of a shard and stage, apart from its work", ""],
+        ["CPU to find that it is missing", f"{result['fresh_us']:.0f} us"],
+        ["CPU to find that it is finished", f"{result['known_us']:.0f} us"],
+        ["CPU of status", f"{result['status_us']:.0f} us"],
+        ["CPU of a worker, with one sample", f"{result['shard_ms']:.1f} ms"],
         ["its side-car and note, with one sample", f"{result['bytes']:,.0f} bytes"],
+        ["memory of the driver: the plan", f"{result['plan_bytes']:.0f} bytes"],
+        ["memory of the driver: the scheduler", f"{result['scheduler_bytes']:.0f} bytes"],
+        ["sent to a worker, once", f"{result['duty_bytes']:,} bytes"],
+        ["sent to a worker, a shard", f"{result['order_bytes']:,} bytes"],
     ]

@@ -11,6 +11,7 @@ ones cost little.
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise, product
 
 from mobileclip.captions import words
 
@@ -122,8 +123,8 @@ _CREDITS = frozenset(("by", "via", "credit", "credits", "courtesy", "source", "c
 _REACH = 8  # words from either end in which a phrase that leads or trails has its cue
 _RULES = frozenset("|-–—·•»")
 _CUTS = re.compile(
-    r"(\s*(?:[|•·»«~→]|::|--+|\.{2,}|…)\s*|\s+[-–—/*]+\s+|\s*[,;:]\s+"
-    r"|\s*(?<!\b\w)(?<!\b(?:no|nr|dr|mr|ms|st|vs))[.!?]+\s+)",  # not behind an initial or an abbreviation
+    r"([|•·»«~→…]|::|--+|\.{2,}|(?<=\s)[-–—/*]+(?=\s)|[,;:](?=\s)"
+    r"|(?<!\b\w)(?<!\b(?:no|nr|dr|mr|ms|st|vs))[.!?]+(?=\s))",  # not behind an initial or an abbreviation
     re.I,
 )
 _BRACKETS = re.compile(r"\s*[(\[{]\s*([^()\[\]{}]{1,200})[)\]}]")
@@ -140,41 +141,72 @@ GENERAL = frozenset(_GENERAL.split())
 """Words that say of a picture no more than that it is one."""
 
 _CUES = (
-    "123rf 4k 500px 8k add ads aliexpress alibaba airbnb agefotostock allposters alamy amazon android ap afp arrival "
-    "arrivals article asin available backgrounds bag basket bbc bestseller bestsellers bids bigger bigstock "
-    "bigstockphoto bing booking buy by c cafepress canstock canstockphoto canva cart cc clearance click cnn code "
-    "comment comments copyright corbis courtesy craigslist creative credit credits deal deals delivery depositphoto "
-    "depositphotos desktop details detail deviantart digital domain download downloads dreamstime ean ebay editorial "
-    "enlarged epa etsy express eyeem facebook favorites favourites figure flickr follow followers fotolia fotostock "
-    "free freepik fullsize gallery getty gettyimage gettyimages gift google guarantee guaranteed gumtree hd houzz "
-    "hover hq id imdb info information instagram iphone isbn istock istockphoto item larger licenced licensed like "
-    "likes linkedin listing lot managed masterfile mobile more mostphotos mouse mouseover mpn number off offer "
-    "offers official online order orders overstock page pc permission pexels picfair pin pins pinterest pixabay "
-    "pngtree pond5 poshmark postage posted posters premium preorder preorders price prices product psd purchase "
-    "rates redbubble reddit rent reproduction resolution return returns reuters reviews rex rights roll rollover "
-    "royalty sale sample samples save seller sellers share shares ship shipping ships shop shutterstock site size "
-    "sku society6 sold source stock stocksy submitted subscribe superstock target teepublic tiktok tripadvisor "
-    "tumblr tweet twitter uhd unsplash upc uploaded use used vecteezy via views vimeo votes wallpaper "
-    "wallpaperaccess wallpapercave wallpaperflare wallpapers wallpapersafari walmart watch wayfair website "
-    "widescreen wikimedia wikipedia wishlist yelp youtube zazzle"
+    "123rf 500px agefotostock airbnb alamy alibaba aliexpress allposters asin bestseller bestsellers bigstock "
+    "bigstockphoto buy cafepress canstock canstockphoto canva clearance click copyright corbis courtesy craigslist "
+    "credit credits deal deals delivery depositphoto depositphotos deviantart download downloads dreamstime ean ebay "
+    "etsy eyeem facebook flickr fotolia fotostock free freepik getty gettyimage gettyimages guarantee guaranteed "
+    "gumtree houzz hover imdb instagram isbn istock istockphoto licenced licensed masterfile mostphotos mouseover "
+    "mpn offer offers online order orders overstock permission pexels picfair pinterest pixabay pngtree pond5 "
+    "poshmark postage posters preorder preorders premium price prices purchase redbubble rex rights rollover royalty "
+    "sale seller sellers shipping shop shutterstock sku society6 stock stocksy subscribe superstock teepublic "
+    "tripadvisor tumblr twitter unsplash upc vecteezy walmart wallpaper wallpaperaccess wallpapercave wallpaperflare "
+    "wallpapers wallpapersafari wayfair wikimedia wikipedia youtube zazzle"
 )
-CUES = frozenset(_CUES.split())
-"""Words of which one is in each phrase, but for those that `SIGNS` finds."""
+_PAIRS = (  # words, words behind them, and which of the two is the rarer
+    ("photo photos image images picture pictures photograph photography video illustration", "by via source", 1),
+    ("posted uploaded submitted", "by on in at", 0),
+    ("like follow share pin save tweet", "us me this it", 0),
+    ("more", "info information details", 1),
+    ("view see show read learn out discover load", "more detail details full fullsize larger gallery product", 1),
+    ("larger size fullsize enlarged bigger", "image photo picture view version", 0),
+    ("add", "to", 0),
+    ("ship ships", "free worldwide today fast", 1),
+    ("sold available rent", "out now online here today direct", 0),
+    ("product model part style article", "no nr number code id", 0),
+    ("official home", "site website page", 1),
+    ("watch", "online now free full", 0),
+    ("gift new best", "idea ideas arrival arrivals seller sellers", 1),
+    ("creative public", "commons domain", 1),
+    (
+        "hd 4k 8k uhd hq free desktop mobile iphone android pc widescreen quality resolution",
+        "background backgrounds",
+        0,
+    ),
+    ("background backgrounds", "hd 4k 8k uhd hq for", 0),
+    ("a", "comment", 1),
+    ("no unauthorized unauthorised", "use reproduction", 1),
+    ("roll mouse", "over", 0),
+    ("cc", "by", 0),
+    ("all", "posters", 1),
+)
+_CUE = frozenset(_CUES.split())
+_PAIR = frozenset(pair for one, other, _ in _PAIRS for pair in product(one.split(), other.split()))
+_RARER = frozenset(word for *sides, rarer in _PAIRS for word in str(sides[rarer]).split())
+_COUNTED = r"(?:views?|likes?|comments?|reviews?|bids?|shares?|followers|downloads?|pins?|votes?)"
 SIGNS = (
     r"[$€£¥©]|\(c\)|[0-9] ?(?:of|/) ?[0-9]|(?:photo|image|picture|photograph|video|illustration|credit|source)s?"
-    r" ?(?:credits?|courtesy|source|copyright)? ?:|(?:new|hot) ?!"
+    r" ?(?:credits?|courtesy|source|copyright)? ?:|(?:new|hot|sale) ?!|[0-9]k? "
+    rf"{_COUNTED}|% off|save (?:up to )?[0-9]|(?:item|lot|listing)[^0-9]{{0,12}}[0-9]|"
+    rf"[|·•»–—-] ?(?:(?:from|on|at|via|by) )?(?:{_SITES})(?:[^a-z]|$)"
 )
 """Pattern, of Python and RE2 alike and in any case, of what else may be a phrase."""
 EDGES = r"^[ |,;:~*/\\=»«•·→>.!?)\]}–—]|^-(?: |$)|[ |,;:~*/\\=»«•·→<(\[{–—]$| [-&]$"
 """RE2 pattern of every text that `trimmed` changes."""
 _SIGNS = re.compile(SIGNS, re.I | re.A)
-_SIGN_CHARS = re.compile("[$€£¥©(:!0-9]")  # of which each sign has one
+_SIGN_CHARS = re.compile("[$€£¥©(:!0-9|·•»–—]|- ")  # of which each sign has one
+
+
+def has_cue(found: Sequence[str]) -> bool:
+    """Whether one of the words, or two in a row, may be of a phrase."""
+    if not _CUE.isdisjoint(found):
+        return True
+    return not _RARER.isdisjoint(found) and not _PAIR.isdisjoint(pairwise(found))
 
 
 def without(text: str, found: Sequence[str]) -> str:
     """A text, whose words are `found`, without such phrases; the same text where there are none."""
     sign = _SIGN_CHARS.search(text) is not None and _SIGNS.search(text) is not None
-    if not sign and CUES.isdisjoint(found):
+    if not sign and not has_cue(found):
         return text
     left = text
     if "(" in text or "[" in text or "{" in text:
@@ -182,11 +214,11 @@ def without(text: str, found: Sequence[str]) -> str:
     if sign or not _CREDITS.isdisjoint(found):
         left = _CREDIT.sub("", left)
     left = _without_pieces(left, sign)
-    if sign or not CUES.isdisjoint(found[:_REACH]):
+    if sign or has_cue(found[:_REACH]):
         before = _BEFORE.match(left)
         if before is not None and (before["weak"] is None or _SENTENCE.isdisjoint(found)):
             left = left[before.end() :]
-    while sign or not CUES.isdisjoint(words.of_text(left)[-_REACH:]):
+    while sign or has_cue(words.of_text(left)[-_REACH:]):
         behind = _BEHIND.search(left)
         if behind is None:
             break
@@ -220,15 +252,14 @@ def _without_pieces(text: str, sign: bool) -> str:
         return "" if _is_phrases(text) else text
     kept = ""
     for place in range(0, len(pieces), 2):
-        cut = pieces[place - 1] if place else ""
-        piece = pieces[place]
-        suspect = sign or not CUES.isdisjoint(words.of_text(piece))
-        if suspect and (_is_phrases(piece) or (not _RULES.isdisjoint(cut) and _SITE_NAME.fullmatch(piece))):
-            kept += cut[:1] if kept and cut[:1] in ".!?" else ""
-            continue
-        behind = _BEHIND.search(piece) if suspect else None
-        if behind is not None and behind["weak"] is None:
-            piece = piece[: behind.start()]
+        cut, piece = pieces[place - 1] if place else "", pieces[place]
+        if sign or has_cue(words.of_text(piece)):
+            if _is_phrases(piece) or (cut and cut in _RULES and _SITE_NAME.fullmatch(piece.strip())):
+                kept += cut if kept and cut in ".!?" else ""
+                continue
+            behind = _BEHIND.search(piece)
+            if behind is not None and behind["weak"] is None:
+                piece = piece[: behind.start()]
         kept += cut + piece if kept else piece
     return kept
 

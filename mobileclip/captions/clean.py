@@ -13,6 +13,7 @@ agencies write round a description; cleaning it again changes nothing. A text th
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate, chain
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -116,9 +117,8 @@ class Cleaner:
 
     def __call__(self, batch: Batch) -> Columns:
         """texts, flags and lang of the batch's captions."""
-        texts = texts_of(batch, self._stage.source)
-        flat = [text for own in texts for text in own or ()]
-        return rows_of(texts, self.schema, dict(zip(self.schema.names, self.cleaned(flat), strict=True)))
+        texts, lists = texts_of(batch, self._stage.source)
+        return lists.columns(self.schema, dict(zip(self.schema.names, self.cleaned(texts), strict=True)))
 
     def cleaned(self, texts: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
         """Cleaned texts, their flags and their languages."""
@@ -140,25 +140,32 @@ class Cleaner:
         return found.texts, flags, tags
 
 
-def texts_of(batch: Batch, source: str) -> list[list[str] | None]:
-    """[B] captions of a source; None for rows that are not to be touched."""
-    found = batch.texts(source)
-    return [texts if status == OK else None for texts, status in zip(found, batch.status, strict=True)]
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """How the captions of a batch, one after the other, belong to its rows."""
+
+    ends: list[int]
+    """[B + 1] where each row's captions begin, and the last one's end."""
+    missing: list[bool]
+    """[B] whether the row is not to be touched."""
+
+    def columns(self, schema: pa.Schema, flat: Mapping[str, Any]) -> dict[str, pa.Array]:
+        """Columns of lists, one a row, of values of all captions; null where a row is missing."""
+        offsets, missing = pa.array(self.ends, pa.int32()), pa.array(self.missing, pa.bool_())
+        return {
+            field.name: pa.ListArray.from_arrays(
+                offsets, pa.array(flat[field.name], field.type.value_type), field.type, mask=missing
+            )
+            for field in schema
+        }
 
 
-def rows_of(texts: Sequence[list[str] | None], schema: pa.Schema, flat: Mapping[str, Any]) -> dict[str, pa.Array]:
-    """Columns of lists, one a row, of values of all captions in a row; `texts` are each row's captions."""
-    ends = [0]
-    for own in texts:
-        ends.append(ends[-1] + len(own or ()))
-    offsets = pa.array(ends, pa.int32())
-    missing = pa.array([own is None for own in texts], pa.bool_())
-    return {
-        field.name: pa.ListArray.from_arrays(
-            offsets, pa.array(flat[field.name], field.type.value_type), field.type, mask=missing
-        )
-        for field in schema
-    }
+def texts_of(batch: Batch, source: str) -> tuple[list[str], Lists]:
+    """Captions of a source, one after the other, and whose they are; none of rows that are not to be touched."""
+    missing = [status != OK for status in batch.status]
+    rows = [[] if gone else own for own, gone in zip(batch.texts(source), missing, strict=True)]
+    ends = [0, *accumulate(map(len, rows))]
+    return list(chain.from_iterable(rows)), Lists(ends=ends, missing=missing)
 
 
 def version_of(package: str) -> str:

@@ -234,26 +234,28 @@ class _Run:
         )
 
     def _prepare(self, wave: Sequence[str]) -> None:
-        """Let the first stage of a wave look at all shards; in an array, the first task does that."""
-        stage = self.plan.recipe.stage(wave[0])
-        if not stage.prepares:
-            return
+        """Let the stages of a wave that want to look at all shards; in an array, the first task does that."""
+        for name in wave:
+            if self.plan.recipe.stage(name).prepares:
+                self._prepare_one(name)
+
+    def _prepare_one(self, stage: str) -> None:
         if self.array is None:
-            prepare(self.plan, stage.name)
+            prepare(self.plan, stage)
             return
         until, pause = time.monotonic() + self.wait, 1.0
         while True:
             began = time.monotonic()
-            missing = self._missing(stage.name)
+            missing = self._missing(stage)
             if not missing:
                 if self.array[0] == 0:
-                    prepare(self.plan, stage.name)
-                if self.plan.prepared(stage.name) is not None:
+                    prepare(self.plan, stage)
+                if self.plan.prepared(stage) is not None:
                     return
             if time.monotonic() >= until:
                 what = f"{missing} shards are not through the stages before it" if missing else "task 0 has not done so"
                 raise NotReady(
-                    f"stage '{stage.name}' looks at all shards first, and {what}: start the same array again when all "
+                    f"stage '{stage}' looks at all shards first, and {what}: start the same array again when all "
                     "its tasks have ended."
                 )
             pause = min(60.0, max(2 * pause, 10 * (time.monotonic() - began)))

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mobileclip.captions.plan import Item, Plan, block
-from mobileclip.captions.process import Memory, ending, guard, processes, rebuilt
+from mobileclip.captions.process import Memory, ending, guard, processes, rebuilt, started
 from mobileclip.captions.shard import Shard
 from mobileclip.captions.work import PIXEL_ROWS, Workers, probe
 from mobileclip.errors import MobileClipError
@@ -129,8 +129,7 @@ class _Children:
         self._end()
         context = processes()
         self._pipe, theirs = context.Pipe()
-        self._child = context.Process(target=_try, args=(theirs, *self.task))
-        self._child.start()
+        self._child = started(lambda: context.Process(target=_try, args=(theirs, *self.task)))
         theirs.close()
         answer = self._answer(self.watchdog)
         if answer is None:

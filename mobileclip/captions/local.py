@@ -12,7 +12,7 @@ from typing import Any
 from mobileclip.captions.desk import Desk, Duty
 from mobileclip.captions.orders import Beat, Event, Give, Kill, Lost, Order, Ready, Start
 from mobileclip.captions.plan import Item
-from mobileclip.captions.process import ending, guard, processes
+from mobileclip.captions.process import ending, guard, processes, started
 
 _OFTEN = 0.5  # seconds between two beats of a worker
 _ASKED = "SIGTERM"  # how a process ends that someone else asked to
@@ -77,8 +77,7 @@ class Processes:
 
     def _start(self, number: int) -> None:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_main, args=(theirs, number), name=f"worker {number}")
-        process.start()
+        process = started(lambda: self._context.Process(target=_main, args=(theirs, number), name=f"worker {number}"))
         theirs.close()
         taken = [worker.gpu for worker in self._workers.values()]
         gpu = min(self._gpus, key=taken.count, default="")

@@ -93,6 +93,19 @@ def settled(text: str) -> Mended:
     return Mended("", flags)
 
 
+def is_whole(text: str) -> bool:
+    """Whether ftfy leaves a text of any script alone, entities apart: surely so if True."""
+    import ftfy
+
+    return not (
+        _C1.search(text)
+        or _ODD.search(text)
+        or _HIDDEN.search(text)
+        or not unicodedata.is_normalized("NFC", text)
+        or ftfy.badness.is_bad(text)
+    )
+
+
 def mended(text: str) -> Mended:
     """One pass; what it uncovers is for the next."""
     flags = 0

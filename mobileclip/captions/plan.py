@@ -61,7 +61,7 @@ class Plan:
     shards: tuple[Item, ...]
     """In order."""
     waves: tuple[tuple[str, ...], ...]
-    """Names of stages that a shard goes through in one piece; only the first of a wave may prepare."""
+    """Names of stages that a shard goes through in one piece; what they prepare reads earlier waves alone."""
     json_keys: tuple[str, ...] = ()
     """String fields of `.json` that are captions."""
     cache: Path | None = None
@@ -214,10 +214,10 @@ def load(folder: Path, overrides: Sequence[str] = (), *, cache: Path | None = No
 
 
 def waves_of(recipe: Recipe) -> tuple[tuple[str, ...], ...]:
-    """Names of stages by wave: one begins with each stage that looks at all shards."""
-    waves: list[list[str]] = []
+    """Names of stages by wave: a stage that looks at all shards comes in a wave behind those of all that it reads."""
+    waves: list[list[str]] = [[]]
     for stage in recipe.stages:
-        if stage.prepares or not waves:
+        if stage.prepares and set(waves[-1]) & {other.name for other in recipe.before(stage)}:
             waves.append([])
         waves[-1].append(stage.name)
     return tuple(tuple(wave) for wave in waves)

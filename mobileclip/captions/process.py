@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing import connection, get_context, parent_process
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from mobileclip import errors
 from mobileclip.errors import MobileClipError
 
+TRIES = 4
+"""How often a process is started, while the server that makes processes is found killed."""
 TOO_MUCH = 70
 """Exit code of a process that held more memory than it may."""
 
@@ -26,6 +28,20 @@ def processes() -> ForkServerContext:
     context = get_context("forkserver")
     context.set_forkserver_preload(["__main__", "mobileclip.captions.desk", *_BY_ITSELF])
     return context
+
+
+def started(make: Callable[[], ForkServerProcess]) -> ForkServerProcess:
+    """A process that runs; where the server that forks them has been killed, another try starts that anew."""
+    for left in reversed(range(TRIES)):
+        process = make()
+        try:
+            process.start()
+            return process
+        except (EOFError, ConnectionError):
+            if not left:
+                raise
+            time.sleep(0.2)
+    raise AssertionError("unreachable")
 
 
 def guard() -> None:

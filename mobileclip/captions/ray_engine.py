@@ -12,6 +12,7 @@ import os
 import pickle
 import platform
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ STORE = 100_000_000
 SEEN = 60.0
 """Seconds after which a file that was written here is seen everywhere on a network file system."""
 
+_REACH = 10.0  # seconds for an address to answer
 _OFTEN = 2.0  # seconds between two questions how far an actor is
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """No statistics; and the loopback address, which Ray takes by itself on those systems."""
@@ -77,6 +79,7 @@ def connected(address: str | None, *, cpus: float, gpus: float, jobs: int) -> It
                 cores = max(1, math.ceil(jobs * cpus))
                 _init(ray, address="local", include_dashboard=False, num_cpus=cores, object_store_memory=STORE)
             else:
+                _reach(address)
                 _init(ray, address=address)
             stack.callback(ray.shutdown)
         yield Cluster(ray=ray, cpus=cpus, gpus=gpus)
@@ -92,14 +95,30 @@ def _imported() -> Any:
     return ray
 
 
+def _reach(address: str) -> None:
+    """Ray itself asks for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH).close()
+    except (OSError, OverflowError) as error:
+        raise _refused(f"is not reached at {address}", error) from error
+
+
+def _refused(what: str, error: Exception) -> MobileClipError:
+    reason = " ".join(str(error).split())[:200]
+    return MobileClipError(
+        f"Ray {what} ({reason}): check the address, and that versions of Ray are the same; or use another engine."
+    )
+
+
 def _init(ray: Any, *, address: str, **options: Any) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:  # Ray raises of many kinds here
-        where = "cannot be started here" if address == "local" else f"is not reached at {address}"
-        reason = " ".join(str(error).split())[:200]
-        raise MobileClipError(
-            f"Ray {where} ({reason}): check the address, and that versions of Ray are the same; or use another engine."
+        raise _refused(
+            "cannot be started here" if address == "local" else f"is not reached at {address}", error
         ) from error
 
 

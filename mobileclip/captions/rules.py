@@ -44,19 +44,19 @@ _MEDIA = frozenset(
     ["image", "photo", "photograph", "picture", "pic", "scene", "illustration", "painting", "drawing", "frame", "video"]
 )
 _CHAT = (
-    "afraid ai alt answer apologise apologize assist assistant attached based begin bot caption captions cannot cant "
-    "certainly comply content couldnt decline describe description descriptions dont endoftext eos feel final fulfil "
-    "fulfill given happy help helps hope human i image inst instruction intelligence input know language limit mask "
-    "model output pad paraphrase photo picture please policies policy prompt provided q question rephrase rephrased "
-    "response revised revision rewrite rewritten safety scene sentence sentences sorry summarise summarize summary "
-    "supplied sure sys system text unable unk uploaded usage user version wont write"
+    "afraid ai alt answer apologise apologize assist assistant attached based bot caption captions cannot cant "
+    "certainly comply content couldnt decline describe description descriptions dont feel final fulfil fulfill given "
+    "help helps hope human included input inst instruction intelligence language limit model not output paraphrase "
+    "please policies policy prompt provided question rephrase rephrased response revised revision rewrite rewritten "
+    "safety sentence sentences sorry summarise summarize summary supplied sure sys system unable uploaded usage user "
+    "version wont write"
 )
 _CHAT_WORDS = frozenset(_CHAT.split())
-_CHAT_SIGNS = r"<\|.{1,40}\|>|```"
+_CHAT_SIGNS = r"<.{0,40}>|\[/?[A-Z]{3,4}\]|```"
 _REFUSAL = re.compile(
     r"\bas\s+an?\s+(?:ai|artificial\s+intelligence|(?:large\s+)?language\s+model)\b|\b(?:i(?:'m|\s+am)|we(?:'re|\s+are)|i\s+"
-    r"apologi[sz]e,?\s+but\s+i(?:'m|\s+am)?)\s+(?:sorry|unable|afraid|not\s+able)\b|\bi\s+(?:cannot|can't|can\s+not|can\s+"
-    r"only|could\s+not|couldn't|do\s+not|don't|won't|will\s+not|must\s+decline)\s+(?:\w+\s+){0,3}?(?:see|view|access|open|"
+    r"apologi[sz]e,?\s+but\s+i(?:'m|\s+am)?)\s+(?:sorry|unable|afraid|not\s+able)\b|\bi\s+(?:cannot|can't|can\s+not|"
+    r"could\s+not|couldn't|do\s+not|don't|won't|will\s+not|must\s+decline)\s+(?:\w+\s+){0,3}?(?:see|view|access|open|"
     r"help|assist|describe|provide|identify|generate|create|determine|fulfil+|comply|process|analy[sz]e|have|engage|"
     r"discuss|answer|make\s+out)\b|\bi\s+apologi[sz]e\b|\b(?:no|without\s+an?y?|missing)\s+(?:image|photo|picture|input|"
     r"text|caption)s?\s+(?:was|were|is|has\s+been|have\s+been)?\s*(?:provided|attached|given|uploaded|supplied|included)\b|"
@@ -150,9 +150,14 @@ def named(text: str, found: Sequence[str]) -> int:
     if is_repeated(found) or _STRETCHED.search(text):
         flags |= Flag.REPEATED
     if not _CHAT_WORDS.isdisjoint(found) or _SIGNS.search(text):
-        flags |= Flag.REFUSAL if _REFUSAL.search(text) else 0
-        flags |= Flag.LEAKAGE if _LEAKAGE.search(text) else 0
+        flags |= chat(text)
     return int(flags)
+
+
+def chat(text: str) -> int:
+    """Bits of the rules that find a model's own words."""
+    flags = Flag.REFUSAL if _REFUSAL.search(text) else 0
+    return int(flags | Flag.LEAKAGE if _LEAKAGE.search(text) else flags)
 
 
 def is_file(text: str) -> bool:
@@ -177,7 +182,9 @@ def is_repeated(found: Sequence[str]) -> bool:
         if word == last == before:
             return True
         before, last = last, word
-    return len(found) >= _LEAST and repetition(found) > _SHARE
+    # a trigram that comes again repeats three words
+    again = len(found) - len(set(found)) - 2
+    return len(found) >= _LEAST and again > _SHARE * (len(found) - 2) and repetition(found) > _SHARE
 
 
 def repetition(found: Sequence[str]) -> float:
@@ -205,12 +212,12 @@ def settle(texts: Sequence[str]) -> Column:
     flags = [0 if len(text) <= mend.LIMIT else int(Flag.CUT) for text in texts]
     for place in _matches(out, mend.DIRTY):
         out[place], flags[place] = _and(mend.settled(out[place]), flags[place])
-    found, cues, general = words.of_texts(out), boilerplate.CUES, boilerplate.GENERAL
+    found, general = words.of_texts(out), boilerplate.GENERAL
     suspects = set(_matches(out, f"{boilerplate.EDGES}|{boilerplate.SIGNS}"))
     for place, own in enumerate(found):
         if (
             place in suspects
-            or not cues.isdisjoint(own)
+            or boilerplate.has_cue(own)
             or not _MEDIA.isdisjoint(own[:4])
             or not own
             or (own[0] in general and boilerplate.is_general(own))
@@ -227,14 +234,11 @@ def name(texts: Sequence[str], found: Sequence[Sequence[str]]) -> list[int]:
     suspects = set(_matches(texts, _ODD))
     flags = []
     for place, own in enumerate(found):
-        if (
-            place in suspects
-            or not _CHAT_WORDS.isdisjoint(own)
-            or (own and (own[0] in _DATE_WORDS or not own[0].isalpha()) and is_date(own))
-        ):
+        if place in suspects or (own and (own[0] in _DATE_WORDS or not own[0].isalpha()) and is_date(own)):
             flags.append(named(texts[place], own))
-        else:
-            flags.append(_REPEATED if is_repeated(own) else 0)
+            continue
+        flag = _REPEATED if is_repeated(own) else 0
+        flags.append(flag if _CHAT_WORDS.isdisjoint(own) else flag | chat(texts[place]))
     return flags
 
 
@@ -246,10 +250,11 @@ def _matches(texts: Sequence[str], pattern: str) -> list[int]:
     """Places of the texts in which an RE2 pattern matches."""
     try:
         column = pa.array(texts, pa.large_string())
-    except UnicodeEncodeError:  # lone surrogates
-        column = pa.array([text.encode("utf-8", "replace") for text in texts], pa.large_binary())
+    except UnicodeEncodeError:
+        column = pa.array([_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts], pa.large_string())
     places: list[int] = pc.indices_nonzero(pc.match_substring_regex(column, pattern, ignore_case=True)).to_pylist()
     return places
 
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _ODD = rf"^\S+(?: \S*[0-9]\S*)?$|\.[a-z]{{2,4}}[0-9]?(?:[?#]\S*)?[. ]*$|{_SAME}|{_CHAT_SIGNS}"

@@ -24,13 +24,13 @@ import numpy as np
 import pyarrow as pa
 
 from mobileclip.captions import mend, rules, words
-from mobileclip.captions.clean import rows_of, texts_of, version_of
+from mobileclip.captions.clean import texts_of, version_of
 from mobileclip.captions.concepts import Concepts, content, needed
 from mobileclip.captions.flags import Flag
 from mobileclip.captions.shard import OK
 from mobileclip.captions.stage import Batch, Columns, Everything, Prepared, checked
 from mobileclip.evaluate.templates import IMAGENET, read_classes
-from mobileclip.tokenizer import CONTEXT, encode, tokenizer_hash
+from mobileclip.tokenizer import CONTEXT, encode, merges, tokenizer_hash
 
 FEWEST, MOST = 64, 256
 """Shards over which a sample is spread, and shards that are read for it at most; all, where there are fewer."""
@@ -162,23 +162,21 @@ class TextScorer:
 
     def __call__(self, batch: Batch) -> Columns:
         """The columns of `schema` for the batch's captions."""
-        texts = texts_of(batch, self._stage.source)
-        columns = self.scored([text for own in texts for text in own or ()], self._said(batch))
-        flags, place = columns["flags"], 0
-        for own in texts:
-            if own is not None and len(own) > 1:
-                for number in _duplicates(own):
-                    flags[place + number] |= _DUPLICATE
-            place += len(own or ())
-        return rows_of(texts, self.schema, columns)
+        texts, lists = texts_of(batch, self._stage.source)
+        columns = self.scored(texts, self._said(batch))
+        for first, last in zip(lists.ends[:-1], lists.ends[1:], strict=True):
+            if last - first > 1:
+                for number in _duplicates(texts[first:last]):
+                    columns["flags"][first + number] |= _DUPLICATE
+        return lists.columns(self.schema, columns)
 
     def _said(self, batch: Batch) -> list[int] | None:
         """Flags of a source that `clean` made: no rule changes its texts again, and what they are has been found."""
         table = batch.inputs.get(self._stage.source)
         if table is None or not {"flags", "lang"} <= set(table.column_names):
             return None
-        said = zip(table.column("flags").to_pylist(), batch.status, strict=True)
-        return [flag & _KEPT for own, status in said if own is not None and status == OK for flag in own]
+        found = table.filter(pa.array([status == OK for status in batch.status])).column("flags")
+        return (found.combine_chunks().flatten().to_numpy() & np.uint32(_KEPT)).tolist()  # type: ignore[no-any-return]
 
     def scored(self, texts: Sequence[str], flags: Sequence[int] | None = None) -> dict[str, Any]:
         """The columns of `schema` for texts, one value each, but for duplicates; `flags` are what is known of them."""
@@ -209,15 +207,18 @@ class Tokens:
     """Counts tokens as the tokenizer makes them, remembering those of the pieces between spaces."""
 
     def __init__(self) -> None:
-        self._known: dict[str, int] = {}
+        # a word that one merge spells is one token
+        whole = (line.replace(" ", "")[:-4] for line in merges() if line.endswith("</w>"))
+        self._whole = {word: 1 for word in whole if word.isalpha() and word.isascii()}
+        self._known = dict(self._whole)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, with start and end."""
         known, out = self._known, []
         for text in texts:
-            # the tokenizer's cleaning leaves such a text alone, and no token spans a space
-            if text.isascii() and text.isprintable() and "&" not in text.replace("& ", ""):
-                pieces = text.split()
+            # no token spans a space; what the tokenizer cleans first must be clean
+            if "&" not in text.replace("& ", "") and text.isprintable() and (text.isascii() or mend.is_whole(text)):
+                pieces = text.lower().split() if text.isascii() else text.split()
                 try:
                     out.append(sum([known[piece] for piece in pieces]) + 2)
                 except KeyError:
@@ -233,6 +234,7 @@ class Tokens:
             if len(piece) <= _MEMO_LENGTH:
                 if len(self._known) >= _MEMO:
                     self._known.clear()
+                    self._known.update(self._whole)
                 self._known[piece] = found
         return found
 

@@ -95,7 +95,8 @@ def ran(stages: Sequence[Any], shards: Any, folder: Path) -> Plan:
     """A plan of these stages, done in this process."""
     plan = plan_of(Recipe(name="test", stages=tuple(stages)), shards, folder)
     for wave in plan.waves:
-        prepare(plan, wave[0])
+        for stage in wave:
+            prepare(plan, stage)
         for item in plan.todo(wave):
             work(plan, wave, item)
     return plan

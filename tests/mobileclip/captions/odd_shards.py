@@ -90,7 +90,7 @@ def driver(
 
 def below(pid: int) -> dict[int, str]:
     """Processes that a process started, and that these started: id -> command."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-wweo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     parents, commands = {}, {}
     for line in listed.splitlines():
         one, parent, command = line.split(None, 2)
@@ -99,7 +99,7 @@ def below(pid: int) -> dict[int, str]:
     level = [pid]
     while level:
         level = [one for one, parent in parents.items() if parent in level]
-        found.update({one: commands[one] for one in level if not commands[one].startswith("ps -eo")})
+        found.update({one: commands[one] for one in level if not commands[one].startswith("ps -wweo")})
     return found
 
 
