@@ -4,7 +4,6 @@
 written: another schema version, a file that is missing, changed (by its hash) or outside of the folder.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mobileclip.digests import sha256_of as sha256_of
 from mobileclip.errors import BundleError
 
 SCHEMA_VERSION = 1
@@ -64,20 +64,6 @@ def write(folder: Path, manifest: Mapping[str, Any]) -> None:
     temporary = folder / ".manifest.json.partial"
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, folder / "manifest.json")
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, or of a folder: of its sorted relative paths and their contents."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for item in sorted(path.rglob("*")):
-            if item.is_file():
-                digest.update(item.relative_to(path).as_posix().encode() + b"\0" + sha256_of(item).encode() + b"\n")
-        return digest.hexdigest()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def size_of(path: Path) -> int:

@@ -6,7 +6,6 @@ it runs. Tensors returned are views of the mapped file: their shapes are the fil
 computing with them. Files are written beside their place and moved there when complete.
 """
 
-import hashlib
 import json
 import os
 import pickle
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mobileclip import digests
 from mobileclip.errors import CheckpointError, OutputError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -74,9 +74,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, hexadecimal."""
-    with _reading(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of a file of weights, hexadecimal.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    with _reading(path):
+        return digests.sha256_of(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb: Any = tyro.cli(
         Verb,
         prog="mobileclip",
-        description="CLIP with quality captions on phones: caption, pack, train, evaluate, export, verify and measure MCi2.",
+        description="CLIP with quality captions on phones: from web texts to MCi2 in files that a phone runs.",
         args=args or ["--help"],
     )
     try:

@@ -8,6 +8,7 @@ MobileClipError              the command line prints it and exits with code 2
 ├── ImageError               a picture that cannot be read, or is too large to be read safely
 ├── BundleError              a bundle or manifest that is broken, changed or of another version
 ├── ArtifactError            a model file that no reader or runtime of this project can take
+├── ServerError              a server that cannot be used
 ├── OutputError              a place that cannot be written, or that holds something already
 └── MissingExtra             an optional package that is not installed
 GateFailed                   not the user's mistake: an artifact disagrees with its reference (exit code 1)
@@ -53,6 +54,10 @@ class BundleError(MobileClipError):
 
 class ArtifactError(MobileClipError):
     """A model file that cannot be read or run here."""
+
+
+class ServerError(MobileClipError):
+    """A server that cannot be used: dead, elsewhere, not an API, or a key, rate or sum that it does not accept."""
 
 
 class OutputError(MobileClipError):

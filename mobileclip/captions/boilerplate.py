@@ -1,7 +1,7 @@
 """What shops, agencies and sites write round a description, and its removal.
 
-    without("Buy red ball online | Free shipping", words)       # "red ball"
-    without("Red ball stock photo - Alamy", words)              # "Red ball"
+    text = "Buy red ball online | Free shipping"
+    without(text, of_text(text), has_sign(text))            # "red ball"
 
 A text is cut where punctuation divides it; a piece that is nothing but such phrases goes, and the first and last pieces
 lose those that lead or trail. Words that a true caption may use ("for sale", "online") go only where the text is no
@@ -203,9 +203,16 @@ def has_cue(found: Sequence[str]) -> bool:
     return not _RARER.isdisjoint(found) and not _PAIR.isdisjoint(pairwise(found))
 
 
-def without(text: str, found: Sequence[str]) -> str:
-    """A text, whose words are `found`, without such phrases; the same text where there are none."""
-    sign = _SIGN_CHARS.search(text) is not None and _SIGNS.search(text) is not None
+def has_sign(text: str) -> bool:
+    """Whether a text has one of `SIGNS`."""
+    return _SIGN_CHARS.search(text) is not None and _SIGNS.search(text) is not None
+
+
+def without(text: str, found: Sequence[str], sign: bool) -> str:
+    """A text, whose words are `found`, without such phrases; the same text where there are none.
+
+    `sign` says whether it has one of `SIGNS`; a text without one and without a cue among its words is not looked at.
+    """
     if not sign and not has_cue(found):
         return text
     left = text

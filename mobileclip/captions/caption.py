@@ -34,6 +34,7 @@ import pyarrow as pa
 
 from mobileclip.captions.captioner import SCHEMA, Ask, Options, Writer, columns, writer_of
 from mobileclip.captions.stage import Batch, Columns, Everything, Prepared, checked, chosen
+from mobileclip.captions.tables import file_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,19 +113,9 @@ def pointed_at(options: Options, kind: str) -> dict[str, str]:
     """Model and weights on this disk -> hashes of their content.
 
     Raises:
-        CheckpointError: a file cannot be read.
+        DataError: a file cannot be read.
     """
     if kind == "server":
         return {}
-    from mobileclip.checkpoint_files import sha256_of  # brings torch
-
-    found = {}
-    for name, place in (("model", options.model), ("weights", options.weights)):
-        path = Path(place)
-        if place and path.is_file():
-            found[name] = sha256_of(path)
-        elif place and path.is_dir():
-            files = sorted(item for item in path.rglob("*") if item.is_file())
-            said = [f"{item.relative_to(path)} {sha256_of(item)}" for item in files]
-            found[name] = hashlib.sha256("\n".join(said).encode("utf-8", "surrogatepass")).hexdigest()
-    return found
+    named = {"model": options.model, "weights": options.weights}
+    return {name: file_digest(Path(place)) for name, place in named.items() if place and Path(place).exists()}

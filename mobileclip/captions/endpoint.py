@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from mobileclip.errors import MobileClipError
+from mobileclip.errors import ServerError
 
 BODY_LIMIT = 8_000_000
 """Bytes of an answer that are read."""
@@ -32,10 +32,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 
 _PASSING = (408, 409, 425, 429)  # and 500 to 599: tried again
 _OURS = (401, 403, 404, 405, 407)  # and 300 to 399: wrong for every request
-
-
-class ServerError(MobileClipError):
-    """A server that cannot be used: dead, elsewhere, not an API, or a key, rate or sum that it does not accept."""
 
 
 class Unanswered(Exception):

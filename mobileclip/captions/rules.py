@@ -118,25 +118,30 @@ def settled(text: str) -> Settled:
     flags = 0
     if len(text) > mend.LIMIT:
         text, flags = text[: mend.LIMIT], int(Flag.CUT)
+    text, more = mend.settled(text)
+    return _reduced(text, flags | more, words.of_text(text), boilerplate.has_sign(text))
+
+
+def _reduced(text: str, flags: int, found: Sequence[str], sign: bool) -> Settled:
+    """A mended text, whose words are `found`, without what is no description; `sign`: see `boilerplate.has_sign`."""
     for _ in range(ROUNDS):
         before = text
-        text, more = mend.settled(text)
-        flags |= more
-        found = words.of_text(text)
         lead = None if _MEDIA.isdisjoint(found[:4]) else _LEAD_IN.match(text)
         if lead is not None:
             text, flags = text[lead.end() :], flags | _LED
-        shorter = boilerplate.without(text, found)
+        shorter = boilerplate.without(text, found, sign)
         if shorter != text:
             text, flags = shorter, flags | _BOILERPLATE
         text = boilerplate.trimmed(text)
         if text == before:
             break
+        text, more = mend.settled(text)
+        flags |= more
+        found, sign = words.of_text(text), boilerplate.has_sign(text)
     else:
-        text = ""  # made to never end
-    found = words.of_text(text)
+        text, found = "", ()  # made to never end
     if found and boilerplate.is_general(found) and not is_file(text) and not is_date(found):
-        found, flags = [], flags | _BOILERPLATE
+        found, flags = (), flags | _BOILERPLATE
     return Settled(text, flags) if found else Settled("", flags | _EMPTY)
 
 
@@ -211,19 +216,21 @@ def settle(texts: Sequence[str]) -> Column:
     out = [text if len(text) <= mend.LIMIT else text[: mend.LIMIT] for text in texts]
     flags = [0 if len(text) <= mend.LIMIT else int(Flag.CUT) for text in texts]
     for place in _matches(out, mend.DIRTY):
-        out[place], flags[place] = _and(mend.settled(out[place]), flags[place])
+        out[place], more = mend.settled(out[place])
+        flags[place] |= more
     found, general = words.of_texts(out), boilerplate.GENERAL
-    suspects = set(_matches(out, f"{boilerplate.EDGES}|{boilerplate.SIGNS}"))
+    edges, signs = set(_matches(out, boilerplate.EDGES)), set(_matches(out, boilerplate.SIGNS))
     for place, own in enumerate(found):
         if (
-            place in suspects
+            place in signs
+            or place in edges
             or boilerplate.has_cue(own)
             or not _MEDIA.isdisjoint(own[:4])
             or not own
             or (own[0] in general and boilerplate.is_general(own))
         ):
             before = out[place]
-            out[place], flags[place] = _and(settled(before), flags[place])
+            out[place], flags[place] = _reduced(before, flags[place], own, place in signs)
             if out[place] != before:
                 found[place] = words.of_text(out[place])
     return Column(out, flags, found)
@@ -240,10 +247,6 @@ def name(texts: Sequence[str], found: Sequence[Sequence[str]]) -> list[int]:
         flag = _REPEATED if is_repeated(own) else 0
         flags.append(flag if _CHAT_WORDS.isdisjoint(own) else flag | chat(texts[place]))
     return flags
-
-
-def _and(found: tuple[str, int], flags: int) -> tuple[str, int]:
-    return found[0], found[1] | flags
 
 
 def _matches(texts: Sequence[str], pattern: str) -> list[int]:

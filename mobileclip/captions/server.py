@@ -20,10 +20,11 @@ from typing import Any
 from PIL import Image
 
 from mobileclip.captions.captioner import LONGEST, Answer, Ask, Kept, Options
-from mobileclip.captions.endpoint import Endpoint, Refused, ServerError, Unanswered
+from mobileclip.captions.endpoint import Endpoint, Refused, Unanswered
 from mobileclip.captions.sampling import row_keys
 from mobileclip.captions.spending import Spending
 from mobileclip.data.decode import Pixels
+from mobileclip.errors import ServerError
 
 QUALITY = 90
 """Of the JPEG that is sent."""

@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mobileclip.captions.endpoint import ServerError
 from mobileclip.data.arrays import writing
-from mobileclip.errors import DataError
+from mobileclip.errors import DataError, ServerError
 
 
 class Spending:

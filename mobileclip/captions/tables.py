@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mobileclip.data.arrays import placing
+from mobileclip.digests import sha256_of
 from mobileclip.errors import DataError
 
 VERSION = 1
@@ -165,14 +166,13 @@ def digest(content: bytes) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file that an option names.
+    """SHA-256 of a file or folder that an option names.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError(f"'{path}' cannot be read ({error.strerror}): check the path.") from error
 

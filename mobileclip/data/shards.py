@@ -157,9 +157,7 @@ def parse(
     return found
 
 
-def described(
-    data: Data, key: str, members: Mapping[str, Span], tally: Tally, json_keys: Sequence[str] = ()
-) -> Sample:
+def described(data: Data, key: str, members: Mapping[str, Span], tally: Tally, json_keys: Sequence[str] = ()) -> Sample:
     """What members say, even where it is too little for a sample: no texts, or `extension` "" for want of an image."""
     image = next((extension for extension in IMAGES if extension in members), "")
     notes: list[str] = []

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 
 from mobileclip import cli
-from mobileclip.verbs import pack
+from mobileclip.verbs import captions, pack
 
 OPTIONS = {
+    cli.Captions: "what",
+    captions.Run: "recipe shards out set engine jobs min_jobs address gpus "
+    "cpus array wait watchdog memory_gb broken_share threads json_keys show json",
+    captions.Status: "work json",
+    captions.Report: "work out samples seed json",
+    captions.Select: "work set uids jobs json",
     cli.Pack: "what",
     pack.Scenes: "out count val_count size seed caption_quality wordings noise per_shard dense jobs json",
-    pack.Shards: "shards out size quality per_shard embeddings side_cars json_keys licence broken_share jobs json",
+    pack.Shards: "shards out captions size quality per_shard embeddings side_cars json_keys licence broken_share jobs json",
     cli.Inspect: "shards decode json_keys json",
     cli.Train: "recipe shards out val set show json",
     cli.Evaluate: "subjects zero_shot retrieval classes templates captions target limit json",
@@ -50,6 +56,11 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
         (["--help"], 0),
         (["export", "--help"], 0),
         (["pack", "scenes", "--help"], 0),
+        (["captions", "run", "--help"], 0),
+        (["captions", "run", "text-only", "--show"], 0),
+        (["captions", "run", "quality", "--set", "embed.model=x", "coca.model=x", "--show"], 0),
+        (["captions", "run", "text-onyl"], 2),
+        (["captions", "status", "missing"], 2),
         (["train", "nano-scenes", "--out", "x", "--show"], 0),
         (["train", "nano-scene", "--out", "x"], 2),
         (["train", "nano-scenes", "--out", "x"], 2),

@@ -14,9 +14,8 @@ from small_server import serving
 from mobileclip.captions import cache as caches
 from mobileclip.captions.cache import Cache, Cached, cache_key
 from mobileclip.captions.captioner import Answer, Ask, Kept, Options
-from mobileclip.captions.endpoint import ServerError
 from mobileclip.captions.server import ServerWriter
-from mobileclip.errors import DataError, OutputError
+from mobileclip.errors import DataError, OutputError, ServerError
 
 ANSWER = Answer(texts=("a dög\n", ""), lp=(-1.5, None), n_tok=(3, None), ended=(True, False))
 

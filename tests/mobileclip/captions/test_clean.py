@@ -80,7 +80,10 @@ def test_a_shard(tmp_path: Path) -> None:
     shard = tar(
         tmp_path / "0.tar",
         [
-            ("a", {"txt": "a red ball on the grass", "syn.json": {"syn_text": ["The image shows a dog", "\ud800\u200b"]}}),
+            (
+                "a",
+                {"txt": "a red ball on the grass", "syn.json": {"syn_text": ["The image shows a dog", "\ud800\u200b"]}},
+            ),
             ("b", {"syn.json": {"syn_text": []}}),
             ("c", {"txt": b"\xff\xfe\x00broken"}),
         ],

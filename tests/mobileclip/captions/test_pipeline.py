@@ -18,7 +18,19 @@ from mobileclip.captions import tables
 from mobileclip.data.index import index
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
-ALL = "images embed coca clean clean-coca text_score text_score-coca score dedup judge select".split()
+ALL = [
+    "images",
+    "embed",
+    "coca",
+    "clean",
+    "clean-coca",
+    "text_score",
+    "text_score-coca",
+    "score",
+    "dedup",
+    "judge",
+    "select",
+]
 
 
 def mobileclip(*args: object, code: int = 0) -> subprocess.CompletedProcess[str]:

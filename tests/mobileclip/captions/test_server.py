@@ -10,9 +10,9 @@ import pytest
 from small_server import picture, serving
 
 from mobileclip.captions.captioner import Answer, Ask, Options
-from mobileclip.captions.endpoint import ServerError
 from mobileclip.captions.server import SPENT, ServerWriter
 from mobileclip.data.decode import Pixels
+from mobileclip.errors import ServerError
 
 
 def pixels(seed: int, height: int = 60, width: int = 90) -> Pixels:
