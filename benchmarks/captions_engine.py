@@ -21,25 +21,31 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from benchmarks import results
 from mobileclip.captions import engine, tables
 from mobileclip.captions.desk import Desk, duty
-from mobileclip.captions.plan import Item, Plan, plan_of
+from mobileclip.captions.plan import Item, plan_of
 from mobileclip.captions.recipe import build
 from mobileclip.captions.scheduler import Rules, Scheduler
 from mobileclip.captions.simulate import World, simulate
+from mobileclip.captions.stage import Batch, Columns, Everything, Prepared
 from mobileclip.data.shard_writer import ShardWriter
 from mobileclip.data.shards import Text
 
-STAGES = ("images", "clean", "text_score")
-"""The mix that is run: pictures decoded and hashed, captions cleaned and scored."""
+MIXES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
+    "work": tuple({"kind": kind, "name": kind} for kind in ("images", "clean", "text_score")),
+    "wait": ({"kind": "benchmarks.captions_engine:Wait", "name": "wait"},),
+}
+"""What is run: pictures decoded and hashed, captions cleaned and scored; or waiting, as for a GPU, which other users of
+the machine do not disturb."""
 CALM: Mapping[str, float] = {}
 STORM: Mapping[str, float] = {
     "least_room": 0.5,
@@ -63,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=1_000, help="samples a shard")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each engine")
     parser.add_argument("--jobs", type=int, default=2, help="workers")
+    parser.add_argument("--mix", choices=tuple(MIXES), default="work")
     parser.add_argument("--items", type=int, default=128_000, help="shards of the simulation")
     parser.add_argument("--workers", type=int, default=512, help="workers of the simulation")
     parser.add_argument("--work", type=Path, help="folder; a temporary one if left out")
@@ -70,14 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.run:
-        return _one(Path(args.run[0]), args.run[1], args.jobs)
+        return _one(Path(args.run[0]), args.run[1], args)
     work = args.work or Path(tempfile.mkdtemp(prefix="engine"))
     parts = {"simulation": _simulation, "costs": _costs, "overhead": _overhead}
     try:
         for name in args.only or parts:
             found = parts[name](args, work)
             result = results.stamp() | {"study": "captions_engine", "part": name, **found}
-            results.write(args.out, f"engine_{name}", result)
+            results.write(args.out, f"engine_{name}" + (f"_{args.mix}" if name == "overhead" else ""), result)
             print(table([result]))
     finally:
         if args.work is None:
@@ -96,6 +103,54 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """A stage that waits, as one does that a GPU works for."""
+
+    kind: ClassVar[str] = "benchmarks.captions_engine:Wait"
+    version: ClassVar[int] = 1
+    prepares: ClassVar[bool] = False
+    divisible: ClassVar[bool] = True
+    name: str = "wait"
+    """What it is called."""
+    milliseconds: float = 1.5
+    """A row."""
+
+    def needs(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+    def looks(self) -> bool:
+        """It sees no pictures."""
+        return False
+
+    def points_at(self) -> Mapping[str, str]:
+        """Nowhere."""
+        return {}
+
+    def prepare(self, everything: Everything) -> pa.Table | None:
+        """Nothing."""
+        return None
+
+    def worker(self, prepared: Prepared | None) -> "Waiter":
+        """Begins at once."""
+        return Waiter(self.milliseconds / 1e3)
+
+
+class Waiter:
+    """Gives the number of its rows' captions, late."""
+
+    schema: ClassVar[pa.Schema] = pa.schema([("captions", pa.int32())])
+    provenance: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __call__(self, batch: Batch) -> Columns:
+        time.sleep(self._seconds * len(batch.rows))
+        return {"captions": [len(texts) for texts in batch.texts("alt")]}
+
+
 def _overhead(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     shards = work / "shards"
     if not shards.exists():
@@ -106,11 +161,11 @@ def _overhead(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         kind = order[number % 4]
         out = work / f"out-{kind}"
         shutil.rmtree(out, ignore_errors=True)
-        runs[kind].append(_watched(work, kind, args.jobs))
+        runs[kind].append(_watched(work, kind, args))
         print(kind, {key: round(value, 1) for key, value in runs[kind][-1].items()}, flush=True)
     assert _content(work / "out-local") == _content(work / "out-ray"), "both engines write the same side-cars"
-    settings = {key: getattr(args, key) for key in ("shards", "rows", "jobs", "rounds")}
-    return {"settings": settings | {"stages": list(STAGES)}, "runs": runs, "load": os.getloadavg()}
+    settings = {key: getattr(args, key) for key in ("shards", "rows", "jobs", "rounds", "mix")}
+    return {"settings": settings | {"stages": list(MIXES[args.mix])}, "runs": runs, "load": os.getloadavg()}
 
 
 def _write_shards(folder: Path, count: int, rows: int) -> None:
@@ -126,9 +181,10 @@ def _write_shards(folder: Path, count: int, rows: int) -> None:
             writer.add(f"{number:09d}", image=picture, texts=[Text(source="alt", text=text)])
 
 
-def _watched(work: Path, kind: str, jobs: int) -> dict[str, float]:
+def _watched(work: Path, kind: str, args: argparse.Namespace) -> dict[str, float]:
     """Run in a process of its own; wall and CPU seconds of it and all that it starts."""
-    command = [sys.executable, "-m", "benchmarks", "captions_engine", "--run", str(work), kind, "--jobs", str(jobs)]
+    command = [sys.executable, "-m", "benchmarks", "captions_engine", "--run", str(work), kind]
+    command += ["--jobs", str(args.jobs), "--mix", args.mix]
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         usage = _Usage(process.pid)
@@ -140,15 +196,11 @@ def _watched(work: Path, kind: str, jobs: int) -> dict[str, float]:
     return {"wall_s": wall, "waves_s": inner["seconds"], "cpu_s": usage.seconds(), "memory": inner["memory"]}
 
 
-def _one(work: Path, kind: str, jobs: int) -> int:
-    summary = engine.run(_planned(work, kind), engine=kind, jobs=jobs)
+def _one(work: Path, kind: str, args: argparse.Namespace) -> int:
+    plan = plan_of(build(args.mix, MIXES[args.mix]), [work / "shards"], work / f"out-{kind}")
+    summary = engine.run(plan, engine=kind, jobs=args.jobs)
     print(json.dumps({"seconds": summary.seconds, "memory": summary.memory}))
     return 0
-
-
-def _planned(work: Path, name: str) -> Plan:
-    recipe = build("mix", [{"kind": kind, "name": kind} for kind in STAGES])
-    return plan_of(recipe, [work / "shards"], work / f"out-{name}")
 
 
 def _content(folder: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ not seen, so that nothing that they remember helps.
 """
 
 import argparse
+import os
 import random
 import re
 import sys
@@ -78,7 +79,8 @@ def text(count: int = 8 * TEXT_ROWS, rounds: int = 6) -> dict[str, Any]:
     result: dict[str, Any] = results.stamp() | {
         "study": "captions_text",
         "tools": {name: version(name) for name in ("pyarrow", "ftfy", "lingua-language-detector", "pyahocorasick")},
-        "protocol": {"order": "ABBA", "process": "one", "threads": 1, "clock": "CPU", "batch": TEXT_ROWS},
+        "protocol": {"order": "ABBA", "process": "one", "threads": 1, "clock": "CPU", "batch": TEXT_ROWS}
+        | {"load": os.getloadavg()},
         "target": TARGET,
         "cases": [],
     }

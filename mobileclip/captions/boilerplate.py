@@ -1,7 +1,7 @@
 """What shops, agencies and sites write round a description, and its removal.
 
     text = "Buy red ball online | Free shipping"
-    without(text, of_text(text), has_sign(text))            # "red ball"
+    without(text, of_text(text))            # "red ball"
 
 A text is cut where punctuation divides it; a piece that is nothing but such phrases goes, and the first and last pieces
 lose those that lead or trail. Words that a true caption may use ("for sale", "online") go only where the text is no
@@ -208,11 +208,13 @@ def has_sign(text: str) -> bool:
     return _SIGN_CHARS.search(text) is not None and _SIGNS.search(text) is not None
 
 
-def without(text: str, found: Sequence[str], sign: bool) -> str:
+def without(text: str, found: Sequence[str], sign: bool | None = None) -> str:
     """A text, whose words are `found`, without such phrases; the same text where there are none.
 
-    `sign` says whether it has one of `SIGNS`; a text without one and without a cue among its words is not looked at.
+    `sign` says whether it has one of `SIGNS`, where that is known; a text without one and without a cue among its words
+    is not looked at.
     """
+    sign = has_sign(text) if sign is None else sign
     if not sign and not has_cue(found):
         return text
     left = text

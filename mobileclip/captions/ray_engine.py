@@ -36,8 +36,8 @@ SEEN = 60.0
 
 _REACH = 10.0  # seconds for an address to answer
 _OFTEN = 2.0  # seconds between two questions how far an actor is
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""No statistics; and the loopback address, which Ray takes by itself on those systems."""
+_HERE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
+"""No statistics; the loopback address, which Ray takes by itself on those systems; workers that are not put last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def connected(address: str | None, *, cpus: float, gpus: float, jobs: int) -> It
     address = address or os.environ.get("RAY_ADDRESS") or None
     with ExitStack() as stack:
         if address is None:
-            stack.enter_context(_environment(_QUIET))
+            stack.enter_context(_environment(_HERE))
         ray = _imported()
         if not ray.is_initialized():
             if address is None:

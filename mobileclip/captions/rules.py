@@ -11,6 +11,8 @@ two forms equal.
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
+from operator import and_, eq
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -182,11 +184,10 @@ def is_repeated(found: Sequence[str]) -> bool:
     """Whether a word stands three times in a row, or trigrams come again and again."""
     if len(set(found)) > len(found) - 2:
         return False
-    before, last = "", ""
-    for word in found:
-        if word == last == before:
+    if any(map(eq, found, found[1:])):
+        twice = [one == two for one, two in pairwise(found)]
+        if any(map(and_, twice, twice[1:])):
             return True
-        before, last = last, word
     # a trigram that comes again repeats three words
     again = len(found) - len(set(found)) - 2
     return len(found) >= _LEAST and again > _SHARE * (len(found) - 2) and repetition(found) > _SHARE

@@ -153,11 +153,11 @@ class TextScorer:
     def provenance(self) -> Mapping[str, Any]:
         """What scores were measured by."""
         return {
-            "concepts": self._stage.concepts,
-            "concept_list": len(self._stage.names),
+            **self._stage.points_at(),
+            "concept_source": self._stage.concepts,
+            "concept_count": len(self._stage.names),
             "captions_counted": self._idf.captions,
             "words_counted": self._idf.known,
-            **self._stage.points_at(),
         }
 
     def __call__(self, batch: Batch) -> Columns:

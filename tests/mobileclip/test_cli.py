@@ -20,7 +20,8 @@ OPTIONS = {
     captions.Select: "work set uids jobs json",
     cli.Pack: "what",
     pack.Scenes: "out count val_count size seed caption_quality wordings noise per_shard dense jobs json",
-    pack.Shards: "shards out captions size quality per_shard embeddings side_cars json_keys licence broken_share jobs json",
+    pack.Shards: "shards out captions size quality per_shard embeddings side_cars json_keys licence broken_share jobs "
+    "json",
     cli.Inspect: "shards decode json_keys json",
     cli.Train: "recipe shards out val set show json",
     cli.Evaluate: "subjects zero_shot retrieval classes templates captions target limit json",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.captions.boilerplate import has_sign, is_general, trimmed, without
+from mobileclip.captions.boilerplate import is_general, trimmed, without
 from mobileclip.captions.flags import Flag
 from mobileclip.captions.rules import settle
 from mobileclip.captions.words import of_text
@@ -40,7 +40,7 @@ from mobileclip.data.scene_layout import layout
     ],
 )
 def test_what_goes(text: str, wanted: str) -> None:
-    assert without(text, of_text(text), has_sign(text)) == wanted
+    assert without(text, of_text(text)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_goes(text: str, wanted: str) -> None:
     ],
 )
 def test_what_stays(text: str) -> None:
-    assert without(text, of_text(text), has_sign(text)) == text
+    assert without(text, of_text(text)) == text
 
 
 def test_edges() -> None:

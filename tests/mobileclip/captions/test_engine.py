@@ -18,6 +18,7 @@ from odd_shards import below, driver, gone, many, planned, print_of, texts_tar
 from mobileclip.captions import attempts, engine, tables
 from mobileclip.captions.engine import NotReady, Progress, run, share, status
 from mobileclip.captions.plan import blocked
+from mobileclip.captions.recipe import build
 from mobileclip.errors import DataError, MobileClipError, OutputError, UnknownName
 
 TEXTS = ("shout", "share")
@@ -283,6 +284,27 @@ def test_options_that_cannot_be(
     plan = planned([many(tmp_path / "in", 1)], tmp_path / "out", "shout")
     with pytest.raises(kind) as caught:
         run(plan, **options)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (
+            "odd_stage:Shout",
+            "stage 'odd_stage:Shout' cannot be imported (No module named 'odd_stage'): write package.module:Class, and "
+            "put the package where Python finds it.",
+        ),
+        (
+            "odd_stages:Shouter",
+            "'odd_stages:Shouter' is no stage of that kind: a dataclass is wanted whose 'kind' is "
+            "'odd_stages:Shouter'.",
+        ),
+    ],
+)
+def test_a_stage_of_ones_own_that_is_none(kind: str, text: str) -> None:
+    with pytest.raises(DataError) as caught:
+        build("x", [{"kind": kind}])
     assert str(caught.value) == text
 
 
