@@ -32,8 +32,8 @@ from torch.nn import functional as F
 
 from benchmarks import results
 from benchmarks.timing import ratio_of_medians
-from mobileclip.captions.coca import CocaDecoder
-from mobileclip.captions.sampling import row_keys
+from mobileclip.captions.writers.coca import CocaDecoder
+from mobileclip.captions.writers.sampling import row_keys
 from mobileclip.errors import GateFailed
 
 CAPTIONS, TOKENS, TOP_P = 5, 30, 0.9

@@ -1,6 +1,6 @@
 """What the engines of caption work cost: Ray against processes, what a shard costs without work, a run at scale.
 
-    python -m benchmarks captions_engine                        # overhead at 100 shards of 1,000
+    python -m benchmarks captions_engine --only overhead        # 100 shards of 1,000; --mix wait on a busy machine
     python -m benchmarks captions_engine --only simulation      # the scheduler at 128,000 shards
 
 Both engines run the same recipe over the same shards with as many workers, in processes of their own, in the order A B
@@ -288,6 +288,7 @@ def _costs(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     shards, count = work / "tiny", 400
     if not shards.exists():
         _write_shards(shards, count, 1)
+    shutil.rmtree(work / "out-tiny", ignore_errors=True)
     recipe = build("tiny", [{"kind": "images", "name": "images"}])
     plan = plan_of(recipe, [shards], work / "out-tiny")
     desk = Desk(1, duty(plan, plan.waves[0], 900.0, 0))

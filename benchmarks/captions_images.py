@@ -31,7 +31,7 @@ from PIL import Image
 from benchmarks import results
 from benchmarks.loader import _pictures as pictures_of
 from benchmarks.timing import ratio_of_medians
-from mobileclip.captions import alike, cells, phash
+from mobileclip.captions.pictures import alike, cells, phash
 from mobileclip.captions.shard import SIDE
 from mobileclip.data.decode import Pixels, open_picture
 from mobileclip.errors import MissingExtra

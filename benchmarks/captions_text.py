@@ -32,14 +32,14 @@ import pyarrow as pa
 
 from benchmarks import results
 from benchmarks.timing import ratio_of_medians
-from mobileclip.captions import rules, words
-from mobileclip.captions.clean import Clean, Cleaner
 from mobileclip.captions.flags import Flag
-from mobileclip.captions.language import Languages
-from mobileclip.captions.language_words import WORDS
-from mobileclip.captions.shard import OK, Row
-from mobileclip.captions.stage import Batch
-from mobileclip.captions.text_score import TextScore, TextScorer
+from mobileclip.captions.shard import Row
+from mobileclip.captions.stage import OK, Batch
+from mobileclip.captions.text import rules, words
+from mobileclip.captions.text.clean import Clean, Cleaner
+from mobileclip.captions.text.language import Languages
+from mobileclip.captions.text.language_words import WORDS
+from mobileclip.captions.text.text_score import TextScore, TextScorer
 from mobileclip.captions.work import TEXT_ROWS
 from mobileclip.data.scene_captions import alt_caption, captions
 from mobileclip.data.scene_layout import layout

@@ -26,8 +26,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mobileclip.captions.flags import Flag
-from mobileclip.captions.metrics import TextStats, collapse, content_words
 from mobileclip.captions.stage import Batch, Columns, Everything, Prepared, checked
+from mobileclip.captions.text.metrics import TextStats, collapse, content_words
 from mobileclip.errors import UnknownName
 
 PARTS = ("clip", "retrieval", "idf", "concept", "lp", "rep", "boilerplate", "tokens", "duplicate", "invented")

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from mobileclip.captions.stage import Stage
 
 STAGES: Mapping[str, str] = {
-    "images": "mobileclip.captions.images:Images",
-    "embed": "mobileclip.captions.embed:Embed",
-    "clean": "mobileclip.captions.clean:Clean",
-    "text_score": "mobileclip.captions.text_score:TextScore",
-    "score": "mobileclip.captions.score:Score",
-    "dedup": "mobileclip.captions.dedup:Dedup",
-    "caption": "mobileclip.captions.caption:Caption",
-    "rewrite": "mobileclip.captions.rewrite:Rewrite",
+    "images": "mobileclip.captions.pictures.images:Images",
+    "embed": "mobileclip.captions.pictures.embed:Embed",
+    "clean": "mobileclip.captions.text.clean:Clean",
+    "text_score": "mobileclip.captions.text.text_score:TextScore",
+    "score": "mobileclip.captions.pictures.score:Score",
+    "dedup": "mobileclip.captions.pictures.dedup:Dedup",
+    "caption": "mobileclip.captions.writers.caption:Caption",
+    "rewrite": "mobileclip.captions.writers.rewrite:Rewrite",
     "judge": "mobileclip.captions.judge:Judge",
     "select": "mobileclip.captions.select:Select",
 }

@@ -23,8 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from mobileclip.captions.flags import Flag
-from mobileclip.captions.shard import OK
-from mobileclip.captions.stage import Batch, Columns, Everything, Prepared, checked
+from mobileclip.captions.stage import OK, Batch, Columns, Everything, Prepared, checked
 from mobileclip.captions.tables import file_digest
 from mobileclip.captions.uids import Uids
 from mobileclip.data.order import uniform

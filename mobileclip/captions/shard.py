@@ -29,8 +29,6 @@ from mobileclip.errors import ImageError
 
 SIDE = 512
 """Pixels of the short side that decoding keeps, where a picture has them."""
-OK = "ok"
-"""Status of a row that can be worked on."""
 NO_IMAGE = "no image"
 """Status of a row that has none."""
 

@@ -8,15 +8,19 @@ the other rows of the batch, nor from time, process or order. That makes results
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy.typing as npt
 import pyarrow as pa
 
-from mobileclip.captions.shard import OK, Row
-from mobileclip.data.decode import Pixels
 from mobileclip.errors import DataError
 
+if TYPE_CHECKING:
+    from mobileclip.captions.shard import Row
+    from mobileclip.data.decode import Pixels
+
+OK = "ok"
+"""Status of a row that can be worked on."""
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any] | pa.Array]
 """Name -> one value a row of the batch."""
 
@@ -27,9 +31,9 @@ class Batch:
 
     shard: str
     """Name of the shard."""
-    rows: Sequence[Row]
+    rows: "Sequence[Row]"
     """B of them."""
-    pixels: Sequence[Pixels | None]
+    pixels: "Sequence[Pixels | None]"
     """[B] RGB uint8 [H, W, 3]; None where `status` is not "ok", and everywhere if the stage looks at no pictures."""
     images: Sequence[memoryview | None]
     """[B] encoded pictures, with `pixels`."""
@@ -92,7 +96,7 @@ class Everything(Protocol):
         """Captions of a source, row by row: of a stage before this one, else those that lie in the shard."""
         ...
 
-    def rows(self, shard: str) -> Sequence[Row]:
+    def rows(self, shard: str) -> "Sequence[Row]":
         """Rows of a shard: keys, uids and raw captions."""
         ...
 

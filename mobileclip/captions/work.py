@@ -22,8 +22,8 @@ import mobileclip
 from mobileclip.captions import flags, tables
 from mobileclip.captions.plan import PREPARED, Item, Plan, blocked, mark
 from mobileclip.captions.recipe import options
-from mobileclip.captions.shard import NO_IMAGE, OK, Row, Shard
-from mobileclip.captions.stage import Batch, Columns, Stage, Worker
+from mobileclip.captions.shard import NO_IMAGE, Row, Shard
+from mobileclip.captions.stage import OK, Batch, Columns, Stage, Worker
 from mobileclip.captions.tables import Done
 from mobileclip.data.ahead import ahead
 from mobileclip.data.decode import Pixels

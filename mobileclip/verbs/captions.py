@@ -165,7 +165,7 @@ class Report:
     def run(self) -> int:
         """Read the side-cars and write the page."""
         from mobileclip.captions import plan
-        from mobileclip.captions.report import report
+        from mobileclip.captions.report.page import report
 
         with counted("reading", "shards", self.json) as tell:
             page = report(plan.load(self.work), self.out, samples=self.samples, seed=self.seed, progress=tell)

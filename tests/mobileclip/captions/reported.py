@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from given import Given, jpeg, tar
 
-from mobileclip.captions.clean import Clean
-from mobileclip.captions.dedup import Dedup
-from mobileclip.captions.embed import Embed
 from mobileclip.captions.flags import Flag
-from mobileclip.captions.images import Images
 from mobileclip.captions.judge import Judge
-from mobileclip.captions.score import Score
+from mobileclip.captions.pictures.dedup import Dedup
+from mobileclip.captions.pictures.embed import Embed
+from mobileclip.captions.pictures.images import Images
+from mobileclip.captions.pictures.score import Score
 from mobileclip.captions.select import Select
 from mobileclip.captions.stage import Batch, Columns
-from mobileclip.captions.text_score import TextScore
+from mobileclip.captions.text.clean import Clean
+from mobileclip.captions.text.text_score import TextScore
 
 VOID = {"img", "meta", "br"}
 

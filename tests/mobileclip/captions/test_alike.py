@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobileclip.captions import alike
-from mobileclip.captions.alike import Places
-from mobileclip.captions.phash import Words, distance
+from mobileclip.captions.pictures import alike
+from mobileclip.captions.pictures.alike import Places
+from mobileclip.captions.pictures.phash import Words, distance
 
 
 @st.composite

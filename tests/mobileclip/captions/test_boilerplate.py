@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.captions.boilerplate import is_general, trimmed, without
 from mobileclip.captions.flags import Flag
-from mobileclip.captions.rules import settle
-from mobileclip.captions.words import of_text
+from mobileclip.captions.text.boilerplate import is_general, trimmed, without
+from mobileclip.captions.text.rules import settle
+from mobileclip.captions.text.words import of_text
 from mobileclip.data.scene_captions import alt_caption, captions
 from mobileclip.data.scene_layout import layout
 

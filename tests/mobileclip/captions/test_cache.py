@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_server import serving
 
-from mobileclip.captions import cache as caches
-from mobileclip.captions.cache import Cache, Cached, cache_key
-from mobileclip.captions.captioner import Answer, Ask, Kept, Options
-from mobileclip.captions.server import ServerWriter
+from mobileclip.captions.writers import cache as caches
+from mobileclip.captions.writers.cache import Cache, Cached, cache_key
+from mobileclip.captions.writers.captioner import Answer, Ask, Kept, Options
+from mobileclip.captions.writers.server import ServerWriter
 from mobileclip.errors import DataError, OutputError, ServerError
 
 ANSWER = Answer(texts=("a dög\n", ""), lp=(-1.5, None), n_tok=(3, None), ended=(True, False))

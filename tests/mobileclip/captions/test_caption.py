@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from small_server import serving
 
 from mobileclip.captions import tables
-from mobileclip.captions.caption import Caption
-from mobileclip.captions.captioner import Ask, Options, flags_of, picture, tidied
-from mobileclip.captions.coca_captioner import CocaCaptioner, _text
 from mobileclip.captions.flags import names
 from mobileclip.captions.recipe import build
+from mobileclip.captions.writers.caption import Caption
+from mobileclip.captions.writers.captioner import Ask, Options, flags_of, picture, tidied
+from mobileclip.captions.writers.coca_captioner import CocaCaptioner, _text
 from mobileclip.errors import CheckpointError, DataError, MobileClipError, UnknownName
 from mobileclip.tokenizer import END, START, encode
 
@@ -212,7 +212,8 @@ def test_a_device_that_is_not_there(coca: Path) -> None:
 
 
 def test_stages_bring_no_model_before_they_work() -> None:
-    seen = "import sys, mobileclip.captions.caption, mobileclip.captions.rewrite; print({'torch'} & set(sys.modules))"
+    stages = "mobileclip.captions.writers.caption, mobileclip.captions.writers.rewrite"
+    seen = f"import sys, {stages}; print({{'torch'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobileclip.captions import cells
-from mobileclip.captions.cells import Rows
+from mobileclip.captions.pictures import cells
+from mobileclip.captions.pictures.cells import Rows
 
 
 def crowd(count: int, dim: int, centres: int, seed: int = 0, noise: float = 0.7) -> Rows:

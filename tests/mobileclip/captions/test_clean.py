@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from odd_texts import LARGE, texts
 
 from mobileclip.captions import tables
-from mobileclip.captions.clean import Clean, Cleaner
 from mobileclip.captions.flags import Flag, names
 from mobileclip.captions.plan import block, plan_of
 from mobileclip.captions.recipe import Recipe, recipe_of
+from mobileclip.captions.text.clean import Clean, Cleaner
 from mobileclip.captions.work import work
 from mobileclip.errors import DataError, UnknownName
 

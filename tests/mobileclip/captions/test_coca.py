@@ -9,8 +9,8 @@ from open_clip.coca_model import CoCa
 from small_coca import SIZE, small, with_generate
 from torch import Tensor
 
-from mobileclip.captions.coca import CocaDecoder, _Rules, _State
-from mobileclip.captions.sampling import nucleus, row_keys
+from mobileclip.captions.writers.coca import CocaDecoder, _Rules, _State
+from mobileclip.captions.writers.sampling import nucleus, row_keys
 from mobileclip.errors import CheckpointError
 
 SOT, EOS = 98, 99

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobileclip.captions import concepts, words
-from mobileclip.captions.concepts import Concepts
+from mobileclip.captions.text import concepts, words
+from mobileclip.captions.text.concepts import Concepts
 from mobileclip.errors import DataError, MissingExtra
 
 

@@ -13,10 +13,11 @@ import pytest
 from given import Given, jpeg, ran, tar
 from PIL import Image
 
-from mobileclip.captions import dedup, tables
-from mobileclip.captions.dedup import Dedup
-from mobileclip.captions.embed import Embed
-from mobileclip.captions.images import Images
+from mobileclip.captions import tables
+from mobileclip.captions.pictures import dedup
+from mobileclip.captions.pictures.dedup import Dedup
+from mobileclip.captions.pictures.embed import Embed
+from mobileclip.captions.pictures.images import Images
 from mobileclip.captions.plan import Plan
 from mobileclip.captions.shard import Row
 from mobileclip.errors import DataError, OutputError, UnknownName

@@ -10,8 +10,8 @@ from given import jpeg, ran, tar
 from safetensors.torch import save_file
 
 from mobileclip.captions import tables
-from mobileclip.captions.embed import NOT_FINITE, Embed, EmbedWorker, embeddings, made_by
-from mobileclip.captions.scorer import scorer_of
+from mobileclip.captions.pictures.embed import NOT_FINITE, Embed, EmbedWorker, embeddings, made_by
+from mobileclip.captions.pictures.scorer import scorer_of
 from mobileclip.captions.shard import Row
 from mobileclip.captions.stage import Batch
 from mobileclip.errors import CheckpointError, DataError

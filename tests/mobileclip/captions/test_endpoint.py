@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from small_server import serving
 
-from mobileclip.captions.endpoint import BODY_LIMIT, Endpoint, Refused, Unanswered
+from mobileclip.captions.writers.endpoint import BODY_LIMIT, Endpoint, Refused, Unanswered
 from mobileclip.errors import ServerError
 
 ASK = {"messages": [{"content": "hello"}], "n": 1}

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mobileclip.captions import heads
+from mobileclip.captions.pictures import heads
 from mobileclip.errors import CheckpointError, UnknownName
 
 ROWS = np.random.default_rng(0).standard_normal((7, 12)).astype(np.float16)

@@ -10,9 +10,10 @@ import pytest
 from given import jpeg, ran, tar
 from PIL import Image
 
-from mobileclip.captions import phash, tables
-from mobileclip.captions.embed import Embed
-from mobileclip.captions.images import Images
+from mobileclip.captions import tables
+from mobileclip.captions.pictures import phash
+from mobileclip.captions.pictures.embed import Embed
+from mobileclip.captions.pictures.images import Images
 from mobileclip.captions.plan import Plan
 from mobileclip.captions.shard import Row, Shard
 from mobileclip.data.decode import Pixels

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from odd_texts import texts
 
-from mobileclip.captions import language, words
-from mobileclip.captions.language import Languages, languages
+from mobileclip.captions.text import language, words
+from mobileclip.captions.text.language import Languages, languages
 from mobileclip.errors import MissingExtra, UnknownName
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from odd_texts import texts
 
 from mobileclip.captions.flags import Flag
-from mobileclip.captions.mend import DIRTY, LIMIT, settled
-from mobileclip.captions.rules import _matches
+from mobileclip.captions.text.mend import DIRTY, LIMIT, settled
+from mobileclip.captions.text.rules import _matches
 
 
 @pytest.mark.parametrize(

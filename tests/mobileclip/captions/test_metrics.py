@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobileclip.captions.metric_list import METRICS
-from mobileclip.captions.metrics import TextStats, collapse, common, content_words, specificity
+from mobileclip.captions.text.metric_list import METRICS
+from mobileclip.captions.text.metrics import TextStats, collapse, common, content_words, specificity
 from mobileclip.tokenizer import encode
 
 ALT = [

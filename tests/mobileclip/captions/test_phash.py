@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mobileclip.captions import phash
+from mobileclip.captions.pictures import phash
 from mobileclip.data.decode import Pixels, open_picture
 from mobileclip.preprocessing import load_images
 

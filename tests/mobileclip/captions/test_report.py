@@ -15,13 +15,13 @@ from given import jpeg, ran, tar
 from PIL import Image
 from reported import STAGES, Cleaned, Parsed, Written, shards
 
-from mobileclip.captions.images import Images
+from mobileclip.captions.pictures.images import Images
 from mobileclip.captions.plan import Plan, block, plan_of
 from mobileclip.captions.recipe import Recipe
-from mobileclip.captions.report import report
-from mobileclip.captions.report_gather import gather
-from mobileclip.captions.report_samples import chosen
-from mobileclip.captions.report_warnings import notices
+from mobileclip.captions.report.gather import gather
+from mobileclip.captions.report.page import report
+from mobileclip.captions.report.samples import chosen
+from mobileclip.captions.report.warnings import notices
 from mobileclip.captions.work import work
 from mobileclip.errors import DataError, OutputError
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobileclip.captions.report_data import MEASURES
-from mobileclip.captions.report_html import el, foreign, number, page, seconds, size, table
-from mobileclip.captions.report_plots import Histogram, distributions
+from mobileclip.captions.report.data import MEASURES
+from mobileclip.captions.report.html import el, foreign, number, page, seconds, size, table
+from mobileclip.captions.report.plots import Histogram, distributions
 
 
 @settings(max_examples=100, deadline=None)

@@ -8,8 +8,8 @@ from given import Given, pairs, ran
 from small_server import serving
 
 from mobileclip.captions import tables
-from mobileclip.captions.captioner import Answer
-from mobileclip.captions.rewrite import EXAMPLES, Rewrite, _line_of, examples_of, fused, quoted, rewritten
+from mobileclip.captions.writers.captioner import Answer
+from mobileclip.captions.writers.rewrite import EXAMPLES, Rewrite, _line_of, examples_of, fused, quoted, rewritten
 from mobileclip.errors import DataError
 
 TEXTS = {

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_texts import LARGE, texts
 
-from mobileclip.captions import words
 from mobileclip.captions.flags import Flag, names
-from mobileclip.captions.rules import name, named, repetition, settle, settled
+from mobileclip.captions.text import words
+from mobileclip.captions.text.rules import name, named, repetition, settle, settled
 
 
 def rules_of(text: str) -> list[str]:

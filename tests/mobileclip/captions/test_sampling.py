@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TopPLogitsWarper
 
-from mobileclip.captions.sampling import _waiting, draw, nucleus, row_keys, uniform_after
+from mobileclip.captions.writers.sampling import _waiting, draw, nucleus, row_keys, uniform_after
 from mobileclip.data.order import hashed
 
 

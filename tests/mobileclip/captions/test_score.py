@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import mobileclip
 from mobileclip.captions import tables
-from mobileclip.captions.embed import Embed, embeddings
-from mobileclip.captions.score import Score, spread, unmediated
-from mobileclip.captions.scorer import scorer_of
+from mobileclip.captions.pictures.embed import Embed, embeddings
+from mobileclip.captions.pictures.score import Score, spread, unmediated
+from mobileclip.captions.pictures.scorer import scorer_of
 from mobileclip.errors import DataError, UnknownName
 
 CAPTIONS = ["a red wall", "a photo of a red wall", "two dogs on a beach", "an image"]

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import mobileclip
-from mobileclip.captions import scorer
-from mobileclip.captions.scorer import Scorer, points_at, scorer_of
+from mobileclip.captions.pictures import scorer
+from mobileclip.captions.pictures.scorer import Scorer, points_at, scorer_of
 from mobileclip.data.decode import Pixels
 from mobileclip.errors import CheckpointError, ImageError, MobileClipError, UnknownName
 from mobileclip.models import Clip

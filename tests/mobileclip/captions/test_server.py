@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_server import picture, serving
 
-from mobileclip.captions.captioner import Answer, Ask, Options
-from mobileclip.captions.server import SPENT, ServerWriter
+from mobileclip.captions.writers.captioner import Answer, Ask, Options
+from mobileclip.captions.writers.server import SPENT, ServerWriter
 from mobileclip.data.decode import Pixels
 from mobileclip.errors import ServerError
 
@@ -170,7 +170,7 @@ def test_what_a_server_sends_is_not_believed() -> None:
 def test_a_real_model_behind_the_server(tmp_path: Path) -> None:
     from small_writers import blip
 
-    from mobileclip.captions.transformers_captioner import load
+    from mobileclip.captions.writers.transformers_captioner import load
 
     model = load(Options(model=str(blip(tmp_path / "blip")), k=2, max_tokens=6), "inside", looks=True)
 

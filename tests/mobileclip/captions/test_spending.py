@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.captions.endpoint import ServerError
-from mobileclip.captions.spending import Spending
+from mobileclip.captions.writers.endpoint import ServerError
+from mobileclip.captions.writers.spending import Spending
 from mobileclip.errors import DataError
 
 

@@ -11,11 +11,12 @@ from given import Given, ran, tar
 from hypothesis import given, settings
 from odd_texts import LARGE, texts
 
-from mobileclip.captions import tables, text_score
-from mobileclip.captions.clean import Clean
+from mobileclip.captions import tables
 from mobileclip.captions.flags import Flag, names
 from mobileclip.captions.plan import PREPARED, Plan
-from mobileclip.captions.text_score import TextScore, TextScorer, Tokens
+from mobileclip.captions.text import text_score
+from mobileclip.captions.text.clean import Clean
+from mobileclip.captions.text.text_score import TextScore, TextScorer, Tokens
 from mobileclip.errors import DataError
 from mobileclip.tokenizer import encode, tokenize
 

@@ -10,8 +10,8 @@ import pytest
 import small_writers
 import torch
 
-from mobileclip.captions.captioner import Ask, Options
-from mobileclip.captions.transformers_captioner import TransformersWriter, load
+from mobileclip.captions.writers.captioner import Ask, Options
+from mobileclip.captions.writers.transformers_captioner import TransformersWriter, load
 from mobileclip.errors import CheckpointError, MissingExtra
 
 MODELS = ("blip", "blip2", "llava", "florence")

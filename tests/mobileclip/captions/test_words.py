@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from odd_texts import texts
 
-from mobileclip.captions.words import _of_unicode, of_text, of_texts
+from mobileclip.captions.text.words import _of_unicode, of_text, of_texts
 
 
 def test_words_of_scripts() -> None:

@@ -1,0 +1,1 @@
+"""Pictures, and captions beside them: hashes, embeddings, scores, duplicates."""

@@ -1,0 +1,1 @@
+"""Captions as texts: cleaned, described by rules, measured."""

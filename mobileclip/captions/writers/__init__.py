@@ -1,0 +1,1 @@
+"""What writes captions: CoCa, transformers' models, servers; behind one interface and a cache."""
