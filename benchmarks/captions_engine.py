@@ -31,11 +31,11 @@ import pyarrow as pa
 
 from benchmarks import results
 from mobileclip.captions import engine, tables
-from mobileclip.captions.desk import Desk, duty
+from mobileclip.captions.engine.desk import Desk, duty
+from mobileclip.captions.engine.scheduler import Rules, Scheduler
+from mobileclip.captions.engine.simulate import World, simulate
 from mobileclip.captions.plan import Item, plan_of
 from mobileclip.captions.recipe import build
-from mobileclip.captions.scheduler import Rules, Scheduler
-from mobileclip.captions.simulate import World, simulate
 from mobileclip.captions.stage import Batch, Columns, Everything, Prepared
 from mobileclip.data.shard_writer import ShardWriter
 from mobileclip.data.shards import Text

@@ -35,8 +35,8 @@ class Run:
     """Options of stages, as stage.option=value."""
     engine: Literal["local", "ray", "array"] = "local"
     """Processes of this machine; Ray, in this process or on the cluster at --address; one task of an array of jobs."""
-    jobs: int = os.cpu_count() or 1
-    """Processes (local, array) or actors at most (ray)."""
+    jobs: int = 0
+    """Processes (local, array) or actors at most (ray); 0: one a core, on a cluster as many as it has room for."""
     min_jobs: int = 1
     """Actors that Ray keeps while there is work."""
     address: str = ""
@@ -52,7 +52,7 @@ class Run:
     watchdog: float = 900.0
     """Seconds without progress after which a worker is ended and its shard tried again."""
     memory_gb: float = 0.0
-    """Memory a worker after which it is replaced between two shards; 0: no limit."""
+    """Memory that a worker may hold, 10^9 bytes: near it, it is replaced between two shards, above it ended; 0: any."""
     broken_share: float = 0.01
     """Share of shards that may fail."""
     threads: int = 1

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from odd_shards import below, driver, gone, many, planned, print_of, texts_tar
 
-from mobileclip.captions import attempts, engine, tables
-from mobileclip.captions.engine import NotReady, Progress, run, share, status
+from mobileclip.captions import tables
+from mobileclip.captions.engine import attempts, runner
+from mobileclip.captions.engine.runner import NotReady, Progress, run, share
+from mobileclip.captions.engine.status import status
 from mobileclip.captions.plan import blocked
 from mobileclip.captions.recipe import build
 from mobileclip.errors import DataError, MobileClipError, OutputError, UnknownName
@@ -169,7 +171,7 @@ def test_a_run_in_which_nothing_works_ends_early(tmp_path: Path) -> None:
     plan = planned([many(tmp_path / "in", 20)], tmp_path / "out", "shout")
     for item in plan.shards:
         Path(item.place).write_bytes(b"no tar at all" * 100)
-    with pytest.raises(DataError, match=rf"^{engine.FEW} of 20 shards failed, '000\d\d' for one \("):
+    with pytest.raises(DataError, match=rf"^{runner.FEW} of 20 shards failed, '000\d\d' for one \("):
         run(plan, jobs=1, attempts_each=1, broken_share=1.0)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from odd_shards import planned, texts_tar
 
-from mobileclip.captions import attempts, isolate
-from mobileclip.captions.isolate import search
+from mobileclip.captions.engine import attempts, isolate
+from mobileclip.captions.engine.isolate import search
 from mobileclip.captions.plan import Plan, blocked
 from mobileclip.captions.work import work
 from mobileclip.errors import DataError

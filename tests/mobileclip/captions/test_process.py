@@ -6,7 +6,7 @@ import time
 from multiprocessing import forkserver
 from typing import Any
 
-from mobileclip.captions.process import processes, started
+from mobileclip.captions.engine.process import processes, started
 
 
 def test_a_killed_server_of_processes_is_started_anew() -> None:

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from odd_shards import below, driver, gone, many, planned, print_of, texts_tar
 
-from mobileclip.captions import ray_engine
-from mobileclip.captions.engine import run, status
-from mobileclip.captions.ray_engine import Cluster, connected
+from mobileclip.captions.engine import ray_engine, run, status
+from mobileclip.captions.engine.ray_engine import Cluster, connected
 from mobileclip.errors import MissingExtra, OutputError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")

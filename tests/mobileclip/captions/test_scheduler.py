@@ -6,9 +6,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobileclip.captions.orders import Beat, Done, Event, Failed, Give, Isolated, Kill, Lost, Order, Ready, Start, Stop
-from mobileclip.captions.scheduler import Rules, Scheduler
-from mobileclip.captions.simulate import World, simulate
+from mobileclip.captions.engine.orders import (
+    Beat,
+    Done,
+    Event,
+    Failed,
+    Give,
+    Isolated,
+    Kill,
+    Lost,
+    Order,
+    Ready,
+    Start,
+    Stop,
+)
+from mobileclip.captions.engine.scheduler import Rules, Scheduler
+from mobileclip.captions.engine.simulate import World, simulate
 from mobileclip.errors import DataError
 
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mobileclip.captions import attempts
-from mobileclip.captions.isolate import search
-from mobileclip.captions.orders import Done, Failed, Isolated
+from mobileclip.captions.engine import attempts
+from mobileclip.captions.engine.isolate import search
+from mobileclip.captions.engine.orders import Done, Failed, Isolated
+from mobileclip.captions.engine.process import Memory, held
 from mobileclip.captions.plan import Item, Plan
-from mobileclip.captions.process import Memory, held
 from mobileclip.captions.work import Workers, work
 from mobileclip.errors import DataError, ImageError, MobileClipError
 

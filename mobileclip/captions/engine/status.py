@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mobileclip.captions import attempts
+from mobileclip.captions.engine import attempts
 from mobileclip.captions.plan import BLOCKED, PREPARED, Plan, blocked
 from mobileclip.captions.stage import Stage
 from mobileclip.captions.tables import Done, committed

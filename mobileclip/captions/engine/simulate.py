@@ -15,8 +15,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mobileclip.captions.orders import Beat, Done, Event, Failed, Give, Isolated, Kill, Lost, Order, Ready, Start
-from mobileclip.captions.scheduler import Rules, Scheduler, drive
+from mobileclip.captions.engine.orders import Beat, Done, Event, Failed, Give, Isolated, Kill, Lost, Order, Ready, Start
+from mobileclip.captions.engine.scheduler import Rules, Scheduler, drive
 from mobileclip.captions.stage import checked
 
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import mobileclip
-from mobileclip.captions.desk import Desk, Duty
-from mobileclip.captions.orders import Beat, Done, Event, Failed, Give, Isolated, Kill, Lost, Order, Ready, Start
+from mobileclip.captions.engine.desk import Desk, Duty
+from mobileclip.captions.engine.orders import Beat, Done, Event, Failed, Give, Isolated, Kill, Lost, Order, Ready, Start
+from mobileclip.captions.engine.process import Memory
 from mobileclip.captions.plan import Item
-from mobileclip.captions.process import Memory
 from mobileclip.data.arrays import writing
 from mobileclip.errors import MissingExtra, MobileClipError, OutputError
 

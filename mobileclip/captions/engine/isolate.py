@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mobileclip.captions.engine.process import Memory, ending, guard, processes, rebuilt, started
 from mobileclip.captions.plan import Item, Plan, block
-from mobileclip.captions.process import Memory, ending, guard, processes, rebuilt, started
 from mobileclip.captions.shard import Shard
 from mobileclip.captions.work import PIXEL_ROWS, Workers, probe
 from mobileclip.errors import MobileClipError

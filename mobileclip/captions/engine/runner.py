@@ -21,16 +21,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mobileclip.captions import attempts
-from mobileclip.captions.desk import Duty, duty
-from mobileclip.captions.local import Processes
-from mobileclip.captions.orders import Done, Event, Failed, Isolated, Pool
+from mobileclip.captions.engine import attempts
+from mobileclip.captions.engine.desk import Duty, duty
+from mobileclip.captions.engine.local import Processes
+from mobileclip.captions.engine.orders import Done, Event, Failed, Isolated, Pool
+from mobileclip.captions.engine.process import rebuilt
+from mobileclip.captions.engine.scheduler import Rules, Scheduler, drive
 from mobileclip.captions.plan import Item, Plan
-from mobileclip.captions.process import rebuilt
-from mobileclip.captions.scheduler import Rules, Scheduler, drive
 from mobileclip.captions.stage import checked
-from mobileclip.captions.status import Status as Status
-from mobileclip.captions.status import status as status
 from mobileclip.captions.work import prepare
 from mobileclip.data.ahead import ahead
 from mobileclip.data.pool import cores
@@ -179,7 +177,7 @@ def run(
     )
     if engine != "ray":
         return begun.all(rules, lambda job, items: Processes(job, items, cpus=cpus, gpus=gpus))
-    from mobileclip.captions.ray_engine import Actors, connected
+    from mobileclip.captions.engine.ray_engine import Actors, connected
 
     with connected(address, cpus=cpus, gpus=gpus, jobs=rules.most) as cluster:
         rules = replace(rules, most=jobs or cluster.room, least=min_jobs, depth=2)

@@ -9,10 +9,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from mobileclip.captions.desk import Desk, Duty
-from mobileclip.captions.orders import Beat, Event, Give, Kill, Lost, Order, Ready, Start
+from mobileclip.captions.engine.desk import Desk, Duty
+from mobileclip.captions.engine.orders import Beat, Event, Give, Kill, Lost, Order, Ready, Start
+from mobileclip.captions.engine.process import ending, guard, processes, started
 from mobileclip.captions.plan import Item
-from mobileclip.captions.process import ending, guard, processes, started
 
 _OFTEN = 0.5  # seconds between two beats of a worker
 _ASKED = "SIGTERM"  # how a process ends that someone else asked to

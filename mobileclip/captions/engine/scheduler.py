@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from mobileclip.captions.orders import (
+from mobileclip.captions.engine.orders import (
     Beat,
     Done,
     Event,

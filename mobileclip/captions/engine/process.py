@@ -26,7 +26,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 def processes() -> ForkServerContext:
     """Processes that begin at once: a server that has imported what they need, and no more, makes them."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "mobileclip.captions.desk", *_BY_ITSELF])
+    context.set_forkserver_preload(["__main__", "mobileclip.captions.engine.desk", *_BY_ITSELF])
     return context
 
 
