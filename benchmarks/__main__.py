@@ -24,8 +24,16 @@ STUDIES = (
     "captions_study",
 )
 """Modules of this package with `main(argv) -> int` and `table`."""
-START, END = "<!-- training: made by `python -m benchmarks report` -->", "<!-- /training -->"
-"""Between these lines of a Markdown file the tables are written."""
+SECTIONS = {
+    "training": ("loader", "step", "learning"),
+    "captions": ("captions_text", "captions_coca", "captions_study"),
+}
+"""Part of a Markdown file -> the studies whose tables stand there, between `marks`."""
+
+
+def marks(section: str) -> tuple[str, str]:
+    """The lines between which a section's tables are written."""
+    return f"<!-- {section}: made by `python -m benchmarks report` -->", f"<!-- /{section} -->"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,16 +62,17 @@ def report(argv: Sequence[str]) -> int:
     parser.add_argument("--into", type=Path, help="Markdown file with the marks")
     args = parser.parse_args(argv)
     found = results.read(args.results)
-    parts = []
+    tables = {}
     for study in STUDIES:
         of_study = [result for result in found if result.get("study") == study]
-        module = import_module(f"benchmarks.{study}")
         if of_study:
-            parts.append(module.table(of_study))
-    text = "\n\n".join(parts)
+            tables[study] = import_module(f"benchmarks.{study}").table(of_study)
     if args.into is not None:
-        results.insert(args.into, text, START, END)
-    print(text)
+        for section, studies in SECTIONS.items():
+            there = [tables[study] for study in studies if study in tables]
+            if there:
+                results.insert(args.into, "\n\n".join(there), *marks(section))
+    print("\n\n".join(tables.values()))
     return 0
 
 
