@@ -1,6 +1,7 @@
 """The shape of the tree: imports point one way, without cycles; the published names are there."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def test_no_cycles_and_short_chains() -> None:
         return 1 + max((depth(other, (*seen, name)) for other in graph[name] if other not in PACKAGES), default=0)
 
     assert max(depth(name) for name in graph) <= 11
+
+
+def test_every_package_is_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    there = {module_of(path) for path in FILES if path.name == "__init__.py"}
+    assert set(project["tool"]["setuptools"]["packages"]) == there
 
 
 def test_nothing_untrusted_is_unpickled() -> None:

@@ -201,7 +201,7 @@ class _Worker:
         if why:
             return why
         if not any(weight > 0 for values in weights.values() for weight in values):
-            return "no caption"
+            return "no caption passes"
         if stage.top_share < 1 and _bin(np.array([known.best_q(row)]))[0] < round(self._top * _BINS):
             return "not in the top share"
         if stage.balance and not self._drawn(uid, known.concepts(row)):

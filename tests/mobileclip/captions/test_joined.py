@@ -58,7 +58,7 @@ def work(tmp_path: Path) -> Path:
 
 def test_packed_shards_hold_what_was_selected(work: Path, tmp_path: Path) -> None:
     joined = Joined.open(work)
-    assert joined.summary() == (3, 4, {"no caption": 1})
+    assert joined.summary() == (3, 4, {"no caption passes": 1})
     packed = pack_shards((), tmp_path / "packed", captions=joined, embeddings="none", size=None)
     assert (packed.samples, packed.problems) == (3, {})
     with tars.opened(tmp_path / "packed" / "00000.tar") as data:

@@ -54,8 +54,8 @@ def test_thresholds_flags_and_duplicates(shard: Path, tmp_path: Path) -> None:
     rows = selected(ran([judged(q, flags), dedup, stage], shard, tmp_path / "work"))
     assert {key: row["why"] for key, row in rows.items()} == {
         "a": "",
-        "b": "no caption",
-        "c": "no caption",
+        "b": "no caption passes",
+        "c": "no caption passes",
         "d": "duplicate: phash",
     }
     assert rows["a"]["w_alt"] == [pytest.approx(0.9)]
