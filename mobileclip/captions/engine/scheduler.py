@@ -56,7 +56,10 @@ class Rules:
     suspect: int = 2
     """Ends of workers after which their shard is searched for the rows that cause them."""
     attempts: int = 3
-    """Exceptions, or searches that find nothing, after which a shard has failed."""
+    """Exceptions after which a shard has failed."""
+    searches: int = 8
+    """Searches that find nothing, or are ended themselves, after which it has: so many, since what ends workers may
+    be somebody else."""
     pause: float = 1.0
     """Seconds before a shard that raised is tried again; twice as long each time."""
     idle: float = 30.0
@@ -343,7 +346,7 @@ class Scheduler:
         self._ends.pop(event.item, None)
         if not event.found:
             self._fruitless[event.item] += 1
-            if self._fruitless[event.item] >= self.rules.attempts:
+            if self._fruitless[event.item] >= self.rules.searches:
                 self._give_up(event.item, event.why or "it ends its worker, and no row alone does")
                 return
         self._once_more(event.item)
@@ -370,7 +373,7 @@ class Scheduler:
                 blamed = item
                 if item in self._search:
                     self._fruitless[item] += 1
-                    if self._fruitless[item] >= rules.attempts:
+                    if self._fruitless[item] >= rules.searches:
                         self._give_up(item, f"the search for the rows that end it was ended itself ({event.why})")
                         continue
                 else:

@@ -86,7 +86,7 @@ def test_the_first_shard_that_a_worker_holds_is_blamed() -> None:
 
 
 def test_searches_that_find_nothing_end_with_the_shard_given_up() -> None:
-    scheduler = Scheduler(range(1), Rules(most=1, attempts=2), suspects=[0])
+    scheduler = Scheduler(range(1), Rules(most=1, searches=2), suspects=[0])
     assert begun(scheduler) == [Give(1, 0, True)]
     scheduler.hear(Isolated(1, 0, (), "some rows together"), 0.0)
     assert gives(scheduler.decide(0.0)) == [Give(1, 0, False)]
@@ -100,7 +100,7 @@ def test_searches_that_find_nothing_end_with_the_shard_given_up() -> None:
 
 
 def test_a_search_that_is_itself_ended_is_not_repeated_for_ever() -> None:
-    scheduler = Scheduler(range(1), Rules(most=1, attempts=2), suspects=[0])
+    scheduler = Scheduler(range(1), Rules(most=1, searches=2), suspects=[0])
     for number in (1, 2):
         assert begun(scheduler) == [Give(number, 0, True)]
         scheduler.hear(Lost(number, "SIGKILL"), 0.0)
