@@ -1,6 +1,5 @@
 """What can be wrong with a caption, as bits of the column `flags` of side-cars; names are written beside them."""
 
-from collections.abc import Iterable
 from enum import IntFlag
 
 
@@ -56,11 +55,3 @@ class Flag(IntFlag):
 def names(flags: int) -> list[str]:
     """Names of the bits that are set, lower case."""
     return [str(flag.name).lower() for flag in Flag if flags & flag]
-
-
-def either(flags: Iterable[int]) -> int:
-    """All bits that one of them has."""
-    out = 0
-    for one in flags:
-        out |= one
-    return out

@@ -11,6 +11,7 @@ where they come from in `.json`.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,11 @@ class Joined:
         return self.plan.stem(stage, self._item(place).name)
 
     def _item(self, place: str) -> Item:
-        return next(item for item in self.plan.shards if item.place == place)
+        return self._items[place]
+
+    @cached_property
+    def _items(self) -> dict[str, Item]:
+        return {item.place: item for item in self.plan.shards}
 
 
 class _Rows:

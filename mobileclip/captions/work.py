@@ -44,7 +44,10 @@ def prepare(plan: Plan, stage: str) -> None:
         DataError: a side-car that it reads is missing.
     """
     found = plan.recipe.stage(stage)
-    if not found.prepares or plan.prepared(stage) is not None:
+    if not found.prepares:
+        return
+    read, known = plan.read_by(stage), tables.committed(plan.stem(stage, PREPARED))
+    if known is not None and known.content == read:
         return
     began = time.time()
     table = found.prepare(_Everything(plan, stage))
@@ -57,7 +60,7 @@ def prepare(plan: Plan, stage: str) -> None:
         config_hash=plan.hashes[stage],
         shard="",
         place="",
-        content=plan.read_by(stage),
+        content=read,
         inputs={},
         keys="",
         rows=table.num_rows,

@@ -12,6 +12,7 @@ agencies write round a description; cleaning it again changes nothing. A text th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate, chain
 from typing import Any, ClassVar
@@ -167,6 +168,7 @@ def texts_of(batch: Batch, source: str) -> tuple[list[str], Lists]:
     return list(chain.from_iterable(rows)), Lists(ends=ends, missing=missing)
 
 
+@cache
 def version_of(package: str) -> str:
     """Of an installed package; "" where it is not."""
     try:
