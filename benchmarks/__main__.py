@@ -22,11 +22,13 @@ STUDIES = (
     "captions_coca",
     "captions_engine",
     "captions_study",
+    "dense_host",
 )
 """Modules of this package with `main(argv) -> int` and `table`."""
 SECTIONS = {
     "training": ("loader", "step", "learning"),
     "captions": ("captions_text", "captions_coca", "captions_study"),
+    "dense": ("dense_host",),
 }
 """Part of a Markdown file -> the studies whose tables stand there, between `marks`."""
 
@@ -58,7 +60,7 @@ def report(argv: Sequence[str]) -> int:
     """Print the tables of kept results, or put them into a Markdown file."""
     parser = argparse.ArgumentParser(prog="benchmarks report", description=report.__doc__)
     here = Path(__file__).parent / "results"
-    parser.add_argument("results", type=Path, nargs="*", default=[here / "train", here / "captions"])
+    parser.add_argument("results", type=Path, nargs="*", default=[here / "train", here / "captions", here / "dense"])
     parser.add_argument("--into", type=Path, help="Markdown file with the marks")
     args = parser.parse_args(argv)
     found = results.read(args.results)

@@ -19,26 +19,26 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from export.manifest import Bundle, sha256_of, size_of
+from export.reference import reference_subject
 from export.recipe import export, loose_operators
 from export.targets import TARGETS, Kind
+from export.views import View
 from mobileclip import __version__
-from mobileclip.checkpoint import load
 from mobileclip.errors import MobileClipError
-from mobileclip.models import Clip
 
 CACHE = Path.home() / ".cache" / "mobileclip" / "baselines"
 
 
 class _Naive(nn.Module):
-    """One tower as it is published, batch 1: no view, no rewrite."""
+    """One tower as it is published, batch 1: no fused form, no rewrite. Of a dense model the encoder's branches are
+    merged and its head is as it trains; the outputs are the view's."""
 
     def __init__(self, tower: nn.Module) -> None:
         super().__init__()
         self.tower = tower
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.tower(x)
-        return out
+    def forward(self, x: Tensor) -> Any:
+        return self.tower(x)
 
 
 def naive(bundle: Bundle, view: Kind, target: str, cache: Path = CACHE) -> tuple[Path, dict[str, Any]]:
@@ -55,19 +55,17 @@ def naive(bundle: Bundle, view: Kind, target: str, cache: Path = CACHE) -> tuple
     note = path.with_suffix(".json")
     if not note.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        model = load(about["source"])
-        entry = _lower_naively(model, view, target, path) | {"target": target, "view": view}
+        outputs = next(item["outputs"] for item in bundle.manifest["artifacts"] if item["view"] == view)
+        found = reference_subject(bundle, about["source"]).views()[view]
+        entry = _lower_naively(found, target, path) | {"target": target, "view": view, "outputs": outputs}
         note.write_text(json.dumps(entry))
     loaded: dict[str, Any] = json.loads(note.read_text())
     return path, loaded | {"sha256": sha256_of(path), "bytes": size_of(path)}
 
 
-def _lower_naively(model: Clip, view: Kind, target: str, path: Path) -> dict[str, Any]:
-    tower = model.image if view == "image" else model.text
-    assert tower is not None
-    module = _Naive(reparameterize_model(tower)).eval()
-    size = model.config.preprocess.size
-    example = torch.rand(1, 3, size, size) if view == "image" else torch.zeros(1, 77, dtype=torch.int64)
+def _lower_naively(view: View, target: str, path: Path) -> dict[str, Any]:
+    module = _Naive(reparameterize_model(view.tower)).eval()
+    example = torch.rand_like(view.example) if view.kind != "text" else torch.zeros(1, 77, dtype=torch.int64)
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -16,16 +16,13 @@ import numpy.typing as npt
 from benchmarks import baselines, limits, results
 from benchmarks.sides import kind_of, model_name
 from benchmarks.timing import Samples, interleave, ratio_of_medians, timed
-from export.bundle import read_array
+from export.bundle import answers_of, read_array
 from export.manifest import Bundle
-from export.parity import compare
+from export.parity import compare_outputs, worst
+from export.reference import reference_subject
 from export.runtimes import NotHere, Session, open_artifact, tool_versions
 from export.targets import TARGETS, Kind
-from export.views import make_views
-from mobileclip.checkpoint import load
 from mobileclip.errors import GateFailed, MobileClipError, UnknownName
-from mobileclip.fuse import fuse
-from mobileclip.models import Clip
 
 RUNNABLE = ("onnx", "executorch-xnnpack")
 """Targets whose runtime here is that of a device; the interpreter of Core ML programs measures no speed."""
@@ -52,7 +49,7 @@ def measure(
         weights),
             a target of the same bundle (`onnx`), or the folder of another bundle.
         targets: of the bundle; those that run on a host when None.
-        views: `image`, `text` or both.
+        views: of the bundle; a dense bundle's own view is timed where it has none of these.
         runs: timed runs of each side.
         threads: of both runtimes; 0 is one for each core.
 
@@ -65,6 +62,13 @@ def measure(
     kind_of(against)
     opened = Bundle.open(bundle)
     count = threads or os.cpu_count() or 1
+    held = list(dict.fromkeys(entry["view"] for entry in opened.manifest["artifacts"]))
+    views = [kind for kind in held if kind in views] or [kind for kind in held if kind not in ("image", "text")]
+    if kind_of(against) == "model" and not set(views) <= {"image", "text"}:
+        raise MobileClipError(
+            f"{bundle} has a dense view ({', '.join(views)}), which the encoder {against} has not: compare it with "
+            "naive, a target, or the bundle of another dense model."
+        )
     chosen = [
         entry
         for entry in opened.manifest["artifacts"]
@@ -159,26 +163,23 @@ def _open(side: Side, threads: int) -> tuple[Session, float]:
     return session, (time.perf_counter_ns() - start) / 1e6
 
 
-def _known(side: Side, bundle: Bundle, session: Session) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+def _known(side: Side, bundle: Bundle, session: Session) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]] | None]:
     """The known answer of a side; the naive export of a bundle's weights answers for the same input."""
     view, owner = side[2]["view"], side[3] or bundle
     answer = owner.manifest["known_answer"][view]
     feed = read_array(owner.path, answer["input"]).astype(session.inputs[0].dtype)
-    expected = (
-        None
-        if owner.manifest["preset"] == "open_clip" and side[3] is None
-        else read_array(owner.path, answer["output"])
-    )
+    expected = None if owner.manifest["preset"] == "open_clip" and side[3] is None else answers_of(owner.path, answer)
     return feed, expected
 
 
 def _proved(
-    side: Side, session: Session, feed: npt.NDArray[Any], expected: npt.NDArray[Any] | None
+    side: Side, session: Session, feed: npt.NDArray[Any], expected: list[npt.NDArray[Any]] | None
 ) -> Mapping[str, Any] | None:
     if expected is None:
         return None
-    found = compare(session.run([feed])[0], expected)
-    if not found.passes(TARGETS[side[2]["target"]].gate):
+    outputs = compare_outputs(session.run([feed]), expected, side[2]["outputs"])
+    found = worst(outputs)
+    if not all(item.passes(TARGETS[side[2]["target"]].gate) for item in outputs):
         raise GateFailed(
             f"{side[0]} gives a wrong known answer here ({found.db:.1f} dB): a wrong artifact has no latency"
         )
@@ -207,10 +208,7 @@ def _told(samples: Samples, side: Side, session: Session, parity: Mapping[str, A
 
 def _floors(bundle: Bundle, kinds: set[Kind], threads: int) -> dict[Kind, dict[str, Any]]:
     """The GEMM floor of each view, measured in this very run."""
-    about = bundle.manifest["model"]["checkpoint"]
-    fused = fuse(load(about["source"]))
-    assert isinstance(fused, Clip)
-    views = make_views(fused, bundle.manifest["preset"])
+    views = reference_subject(bundle, bundle.manifest["model"]["checkpoint"]["source"]).deployed()
     floors: dict[Kind, dict[str, Any]] = {}
     for kind in kinds:
         found = limits.products(views[kind])

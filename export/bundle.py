@@ -9,19 +9,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from export import manifest
 from export.runtimes import tool_versions
+from export.subjects import Subject
 from export.targets import Kind
 from export.views import View
 from mobileclip import __version__
-from mobileclip.models import Clip
-from mobileclip.tokenizer import END, PAD, START, tokenizer_hash
-
-TEMPLATE = "a photo of a {}"
-"""What a label is put into before it is tokenised."""
+from mobileclip.config import Origin
 
 
 def write_known_answers(views: Mapping[Kind, View], partial: Path) -> None:
@@ -29,15 +25,19 @@ def write_known_answers(views: Mapping[Kind, View], partial: Path) -> None:
     folder = partial / "known_answer"
     folder.mkdir(exist_ok=True)
     for kind, view in views.items():
-        with torch.no_grad():
-            output = view(view.example)
+        first, *others = view.answer(view.example)
         answer = {
             "input": _write_array(folder, f"{kind}.input.bin", view.example.numpy()),
-            "output": _write_array(folder, f"{kind}.output.bin", output.numpy()),
+            "output": _write_array(folder, f"{kind}.output.bin", first),
         }
-        if kind == "image":
-            Image.fromarray((view.example[0] * 255).round().byte().permute(1, 2, 0).numpy()).save(folder / "image.png")
-            answer["picture"] = "known_answer/image.png"
+        if others:
+            answer["others"] = [
+                _write_array(folder, f"{kind}.output{index}.bin", item) for index, item in enumerate(others, 1)
+            ]
+        if view.inputs[0].kind == "image":
+            pixels = (view.example[0] * 255).round().byte().permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(folder / f"{kind}.png")
+            answer["picture"] = f"known_answer/{kind}.png"
         (folder / f"{kind}.json").write_text(json.dumps(answer))
 
 
@@ -52,8 +52,13 @@ def read_array(folder: Path, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
     return values.reshape(entry["shape"]).astype(entry["dtype"])
 
 
+def answers_of(folder: Path, answer: Mapping[str, Any]) -> list[npt.NDArray[Any]]:
+    """All outputs of a known answer, in order: `output`, then `others`."""
+    return [read_array(folder, entry) for entry in (answer["output"], *answer.get("others", ()))]
+
+
 def finish(
-    model: Clip,
+    subject: Subject,
     views: Mapping[Kind, View],
     partial: Path,
     *,
@@ -68,10 +73,10 @@ def finish(
     for leftover in [*(partial / "known_answer").glob("*.json"), *(partial / f"{file}.json" for file in artifacts)]:
         leftover.unlink()
     (partial / "fingerprint").unlink()
-    shutil.rmtree(partial / "fused")
-    words = json.dumps({"labels": list(labels), "template": TEMPLATE}, indent=2, ensure_ascii=False)
+    shutil.rmtree(partial / "subject", ignore_errors=True)
+    words = json.dumps(subject.words(labels), indent=2, ensure_ascii=False)
     (partial / "labels.json").write_text(words + "\n", encoding="utf-8")
-    (partial / "LICENSES").write_text(_licences(model), encoding="utf-8")
+    (partial / "LICENSES").write_text(_licences(subject.origin), encoding="utf-8")
     others = [
         item
         for item in sorted(partial.rglob("*"))
@@ -83,16 +88,9 @@ def finish(
             "schema": manifest.SCHEMA_VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "generator": {"name": "mobileclip-toolkit", "version": __version__, "tools": dict(tool_versions())},
-            "model": {
-                "name": model.config.name,
-                "config": model.config.as_dict(),
-                "embed_dim": model.config.embed_dim,
-                "logit_scale": float(model.logit_scale.detach().exp()),
-                "checkpoint": _checkpoint(model),
-            },
             "preset": preset,
             "recipe": recipe,
-            "tokenizer": _tokenizer(model),
+            **subject.about(),
             "labels": "labels.json",
             "known_answer": answers,
             "artifacts": entries,
@@ -101,42 +99,7 @@ def finish(
     )
 
 
-def _checkpoint(model: Clip) -> dict[str, Any]:
-    origin = model.origin
-    if origin is None:
-        return {
-            "form": "made here",
-            "source": "a model in memory",
-            "sha256": None,
-            "licence": "unknown",
-            "research_only": False,
-        }
-    return {
-        "form": origin.form,
-        "source": origin.source,
-        "sha256": origin.sha256 or None,
-        "licence": origin.licence,
-        "research_only": origin.licence_research_only,
-        "warnings": list(origin.warnings),
-        "record": dict(origin.record),
-    }
-
-
-def _tokenizer(model: Clip) -> dict[str, Any] | None:
-    if model.config.text is None:
-        return None
-    return {
-        "kind": "CLIP byte-pair encoding",
-        "sha256": tokenizer_hash(),
-        "context": model.config.text.context,
-        "start": START,
-        "end": END,
-        "pad": PAD,
-    }
-
-
-def _licences(model: Clip) -> str:
-    origin = model.origin
+def _licences(origin: Origin | None) -> str:
     weights = "unknown" if origin is None else origin.licence
     lines = [
         "What this bundle may be used for.",

@@ -8,7 +8,7 @@ vector unit: more than half of MCi2's time. Figures of every form that was tried
 import torch
 from torch import Tensor, nn
 
-from mobileclip.models.mci import FusedMCi, SqueezeExcitation
+from mobileclip.models.mci import FusedMCi, FusedMciPyramid, SqueezeExcitation
 
 MAX_TAPS = 25
 """Taps of XNNPACK's largest depthwise kernel (xnnpack/src/configs/dwconv-config.c)."""
@@ -101,21 +101,23 @@ def split_depthwise(module: nn.Module) -> nn.Module | None:
 
 
 def split_multiplier(module: nn.Module) -> nn.Module | None:
-    """`FusedMCi` with its three downsamplers and its last convolution, two outputs a channel, as `SplitMultiplier`.
+    """`FusedMCi` with its three downsamplers and its last convolution, two outputs a channel, as `SplitMultiplier`;
+    its pyramid alone, for dense heads, likewise.
 
     The permutation is folded into squeeze-and-excitation and into the dense layer behind; activation and pooling keep
     it. Changes the module that it is given.
     """
-    if not isinstance(module, FusedMCi):
+    if not isinstance(module, FusedMCi | FusedMciPyramid):
         return None
     for stage in module.stages:
         assert isinstance(stage, nn.Sequential)
         _split_first(stage, None)
-    _split_first(module.final, module.head)
+    if isinstance(module, FusedMCi):
+        _split_first(module.final, module.head)
     return module
 
 
-def _split_first(layers: nn.Sequential, behind: nn.Linear | None) -> None:
+def _split_first(layers: nn.Sequential, behind: nn.Linear | nn.Conv2d | None) -> None:
     conv = layers[0]
     if not isinstance(conv, nn.Conv2d) or not is_depthwise(conv) or conv.out_channels == conv.in_channels:
         return

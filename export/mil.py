@@ -12,7 +12,8 @@ palette move it, and would an activation leave fp16's range on the Neural Engine
 Unusual here: there are two arithmetics. By default weights are taken as they are stored (fp16, decoded 8-bit, ...) and
 all arithmetic is float32; casts between float widths change nothing, so that what differs from the eager model is the
 fault of weights and graph alone. With `fp16=True` every float tensor (inputs, constants, outputs of operators) is
-rounded to fp16, as the Neural Engine stores them; sums inside of one operator stay float32; overflow shows as inf.
+rounded to fp16, as the Neural Engine stores them; sums inside of one operator stay float32; overflow shows as inf. A
+program that is fp16 in parts says by its types what stays float32: that is neither rounded nor audited then.
 
 Every computed shape is compared with the shape that the program declares, so that a wrong operator is noticed where it
 is. The file is read by `export/mil_package.py`, the operators are in `export/mil_ops.py` and `export/mil_layers.py`.
@@ -38,6 +39,7 @@ from export.mil_package import (
     MAX_ELEMENTS,
     Constant,
     Package,
+    data_type,
     declared_shape,
     first,
     one_sentence,
@@ -130,6 +132,8 @@ class _Step:
     arguments: dict[str, Reference]
     outputs: tuple[str, ...]
     shapes: tuple[tuple[int, ...] | None, ...]
+    wide: tuple[bool, ...]
+    "Which outputs are declared as float32."
     frees: tuple[str, ...]
 
 
@@ -145,6 +149,8 @@ class Program:
     "How many operators of each type, constants left out; most frequent first."
     max_rank: int
     "Largest number of axes of any computed tensor; the Neural Engine prefers 4, and takes at most 5."
+    half: bool
+    "Whether any computed tensor is declared as float16; a program without runs in float32 on a device."
     weight_bytes: int
     "Bytes of stored weights that this function uses, as compressed as they are."
     _steps: tuple[_Step, ...] = field(repr=False)
@@ -189,7 +195,8 @@ class Program:
             feeds: one value per input. Tensors: torch or numpy, of the input's shape and kind of number. Images: uint8
                 RGB [H, W, 3] (numpy, torch or PIL), or 0..255 RGB [1, 3, H, W], whatever order of channels the program
                 wants; its own scale and bias follow. Grey images: [H, W] or [1, 1, H, W].
-            fp16: round every float tensor to fp16, as the Neural Engine stores it.
+            fp16: round every float tensor to fp16, as the Neural Engine stores it; of a program that declares some
+                tensors as float16, all but those that it declares as float32.
             audit: collects the range of every operator's output.
 
         Returns: float32, int64 or bool tensors by output name, whatever widths the program declares.
@@ -205,9 +212,11 @@ class Program:
                 for name, value in live.items():
                     audit.observe(name, "input", value)
             for step in self._steps:
-                for name, value in zip(step.outputs, self._computed(step, live, fp16), strict=True):
-                    live[name] = value if not fp16 or step.op in MOVES else _rounded(value)
-                    if audit is not None and step.op not in MOVES:
+                results = self._computed(step, live, fp16)
+                for name, value, wide in zip(step.outputs, results, step.wide, strict=True):
+                    stays = fp16 and wide and self.half
+                    live[name] = value if not fp16 or stays or step.op in MOVES else _rounded(value)
+                    if audit is not None and step.op not in MOVES and not stays:
                         audit.observe(step.name, step.op, live[name])
                 for name in step.frees:
                     live.pop(name, None)
@@ -248,7 +257,9 @@ class Program:
             return live[name]
         value = self._constants[name]
         # Scalars (epsilons, clip limits) are the operator's parameters and not tensors in memory.
-        return _rounded(value) if fp16 and name in self._wide and isinstance(value, Tensor) and value.ndim else value
+        if not fp16 or self.half or name not in self._wide or not isinstance(value, Tensor) or not value.ndim:
+            return value
+        return _rounded(value)
 
     def _tensor(self, live: dict[str, Tensor], name: str, fp16: bool) -> Tensor:
         value = self._value(live, name, fp16)
@@ -330,6 +341,7 @@ def _compile(package: Package, function: str, body: Any, block: Any) -> Program:
         inputs=tuple(describe(package, function, i.name, i, users, values) for i in body.inputs),
         outputs=tuple(describe(package, function, name, _typed(name, body, block)) for name in block.outputs),
         ops=dict(Counter(step.op for step in bound).most_common()),
+        half=any(_declares(out, "FLOAT16") for op, _ in steps for out in op.outputs),
         max_rank=max((len(shape) for shape in shapes), default=0),
         weight_bytes=sum(package.blob_bytes.values()),
         _steps=bound,
@@ -397,6 +409,7 @@ def _bind(steps: list[tuple[Any, dict[str, Reference]]], keep: set[str]) -> tupl
             arguments=arguments,
             outputs=tuple(out.name for out in op.outputs),
             shapes=tuple(_shape(out) if op.type != "classify" else None for out in op.outputs),
+            wide=tuple(_declares(out, "FLOAT32") for out in op.outputs),
             frees=tuple(frees.get(i, ())),
         )
         for i, (op, arguments) in enumerate(steps)
@@ -422,6 +435,10 @@ def _shape(typed: Any) -> tuple[int, ...] | None:
     if math.prod(n for n in shape if n > 0) > MAX_ELEMENTS:
         raise ArtifactError(f"'{typed.name}' is declared with {list(shape)}: more than {MAX_ELEMENTS} elements.")
     return shape
+
+
+def _declares(typed: Any, kind: str) -> bool:
+    return typed.type.WhichOneof("type") == "tensorType" and data_type(typed.type.tensorType) == kind
 
 
 def _typed(name: str, body: Any, block: Any) -> Any:

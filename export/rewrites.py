@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.depthwise import split_depthwise, split_multiplier
+from export.pyramids import linear_pooling, nearest_deconv
 from mobileclip.errors import UnknownName
 from mobileclip.models.blocks import Normalise
 
@@ -79,6 +80,8 @@ REWRITES: dict[str, Rewrite] = {
     "linear-layernorm": linear_layernorm,
     "split-multiplier": split_multiplier,
     "split-depthwise": split_depthwise,
+    "nearest-deconv": nearest_deconv,
+    "linear-pooling": linear_pooling,
 }
 
 

@@ -5,9 +5,6 @@
 taken out and interpreted.
 """
 
-import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from export import mil
+from export.embedded import Embedded
 from mobileclip.errors import ArtifactError
 
 Array = npt.NDArray[Any]
@@ -124,27 +122,33 @@ class ExecuTorchSession:
 
 @dataclass
 class CoreMLSession:
-    """A Core ML program in this project's interpreter, every tensor rounded to fp16 as a Neural Engine stores it."""
+    """A Core ML program in this project's interpreter, every tensor rounded to fp16 as a Neural Engine stores it unless
+    the program says that it is wider."""
 
     program: mil.Program
-    fp16: bool = True
+    embedded: Embedded | None = None
+    """The ExecuTorch program that the Core ML program is a part of."""
     audit: mil.Audit | None = None
+    fp16: bool = field(init=False)
     runtime: str = field(init=False)
     inputs: tuple[Slot, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.runtime = "Core ML interpreter" + (", fp16" if self.fp16 else "")
+        self.fp16 = self.program.half
+        self.runtime = "Core ML interpreter" + (", fp16" if self.fp16 else ", fp32")
         self.inputs = tuple(
             Slot(item.name, item.shape, item.dtype, item.kind == "image") for item in self.program.inputs
         )
 
     def run(self, feeds: Sequence[Array]) -> list[Array]:
+        if self.embedded is not None:
+            return self.embedded.run(feeds, fp16=self.fp16, audit=self.audit)
         named: dict[str, Any] = {}
         for spec, value in zip(self.program.inputs, feeds, strict=True):
             picture = spec.kind == "image" and value.ndim == 4 and value.dtype != np.uint8
             named[spec.name] = as_pixels(value) if picture else value
         outputs = self.program.run(named, fp16=self.fp16, audit=self.audit)
-        return [outputs[item.name].float().numpy() for item in self.program.outputs]
+        return [outputs[item.name].numpy() for item in self.program.outputs]
 
 
 def as_pixels(x: Array) -> Array:
@@ -196,28 +200,12 @@ def _delegates(path: Path) -> list[str]:
 
 
 def _embedded_coreml(path: Path) -> Session:
-    """The .mlpackage inside a .pte for the Core ML delegate, when the delegate holds the whole graph."""
-    from executorch.backends.apple.coreml import executorchcoreml
-
-    file = _read_pte(path)
-    ids = [delegate for plan in file.program.execution_plan for delegate in plan.delegates]
-    if len(ids) != 1 or ids[0].id != "CoreMLBackend" or file.program.execution_plan[0].chains[0].instructions[1:]:
-        raise NotHere("Core ML (the program is not one Core ML delegate alone)")
-    data: bytes = file.program.backend_delegate_data[ids[0].processed.index].data
-    if data.startswith(b"CMJR"):  # a reference into the named data, see the delegate's preprocess
-        key = json.loads(data[4:].decode())["key"]
-        data = file.named_data.buffers[file.named_data.pte_data[key].buffer_index]
-    folder = Path(tempfile.mkdtemp(prefix="mobileclip-"))
+    """The .mlpackage inside a .pte for the Core ML delegate, when the delegate holds all but a few known operators."""
     try:
-        if not executorchcoreml.unflatten_directory_contents(bytes(data), str(folder)):
-            raise ArtifactError(f"{path} holds a Core ML delegate whose package cannot be read.")
-        package = next(iter(sorted(folder.rglob("*.mlpackage"))), folder)
-        if package == folder:
-            package = folder.rename(folder.with_suffix(".mlpackage"))
-        return CoreMLSession(mil.Program.load(package))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(folder.with_suffix(".mlpackage"), ignore_errors=True)
+        embedded = Embedded(_read_pte(path), path)
+    except NotImplementedError as error:
+        raise NotHere("Core ML (the program is not one Core ML delegate alone)") from error
+    return CoreMLSession(embedded.program, embedded)
 
 
 def tool_versions() -> Mapping[str, str]:

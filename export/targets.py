@@ -10,7 +10,13 @@ from typing import Literal
 
 from mobileclip.errors import UnknownName
 
-Kind = Literal["image", "text"]
+Kind = Literal["image", "text", "segmentation", "depth", "detection", "multitask", "dense"]
+"""What a view is: one of the two towers, a dense task, several tasks at once, or the image tower pixel by pixel."""
+Wide = Literal["nothing", "argmax", "coordinates"]
+"""What of a view may not be computed in fp16: an index, or everything that says where boxes are and which are kept."""
+Output = Literal["argmax_quarter", "logits_quarter", "logits_full"]
+OUTPUTS: tuple[Output, ...] = ("argmax_quarter", "logits_quarter", "logits_full")
+"""What a segmentation view gives: labels or logits at a quarter of its input's sides, or logits at all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +26,13 @@ class Gate:
     db: float
     """Signal to error, 10 log10(sum reference^2 / sum error^2), in dB."""
     cosine: float
-    """Cosine of the two embeddings."""
+    """Cosine of the two outputs."""
+    equal: float
+    """Share of equal labels, or of objects that are found again, where an output is discrete."""
 
 
-FP32 = Gate(db=90.0, cosine=0.999999)
-FP16 = Gate(db=40.0, cosine=0.9999)
+FP32 = Gate(db=90.0, cosine=0.999999, equal=0.9995)
+FP16 = Gate(db=40.0, cosine=0.9999, equal=0.98)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +56,7 @@ TARGETS: Mapping[str, Target] = {
         suffix=".xnnpack.pte",
         precision="fp32",
         gate=FP32,
-        rewrites=("linear-layernorm", "split-multiplier", "split-depthwise"),
+        rewrites=("linear-layernorm", "split-multiplier", "split-depthwise", "nearest-deconv", "linear-pooling"),
     ),
     "executorch-coreml": Target(
         lower="export.to_executorch:lower_coreml", suffix=".coreml.pte", precision="fp16", gate=FP16, rewrites=()
@@ -117,3 +125,23 @@ def targets_of(names: Iterable[str]) -> dict[str, Target]:
             raise UnknownName("target", name, TARGETS)
         found[name] = TARGETS[name]
     return found
+
+
+def output_of(name: str) -> Output:
+    """What a segmentation view gives, by name.
+
+    Raises:
+        UnknownName: none of `OUTPUTS`.
+    """
+    for output in OUTPUTS:
+        if name == output:
+            return output
+    raise UnknownName("output", name, OUTPUTS)
+
+
+def precision_of(target: str, wide: Wide) -> Literal["fp32", "fp16"]:
+    """In what an artifact computes: coordinates in fp16 would be boxes that are pixels off, so a target that has no
+    fp32 for some operators alone computes all of them in fp32."""
+    if wide == "coordinates" and target in ("executorch-coreml", "executorch-vulkan"):
+        return "fp32"
+    return TARGETS[target].precision

@@ -2,22 +2,30 @@
 
 Converted through `torch.export` (three times faster than tracing). Images enter as 8-bit RGB with the scale 1/255
 declared in the package, exact for models without statistics and folded into the graph for the others.
+
+What a view may not compute in fp16 (`View.wide`) stays in fp32, which Core ML runs on the GPU or the CPU: the argmax of
+a segmentation, and of a detector that holds its suppression everything that says where boxes are and which are kept.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from export.targets import preset_of
+from export.targets import Wide, preset_of
 from export.views import View
+
+_BRANCHES = frozenset({"conv", "conv_transpose", "linear", "matmul", "relu", "reshape", "expand_dims", "squeeze"})
+"""Operators of box and mask branches, which are most of the work and hold no coordinates in what they give."""
 
 
 def lower(view: View, path: Path, preset: str) -> None:
     """Write `view` to `path` (.mlpackage)."""
     import coremltools as ct
 
-    spec, out = view.inputs[0], view.outputs[0]
+    spec = view.inputs[0]
     if spec.kind == "image":
         inputs = [ct.ImageType(spec.name, shape=spec.shape, color_layout=ct.colorlayout.RGB, scale=1 / 255)]
     else:
@@ -27,10 +35,45 @@ def lower(view: View, path: Path, preset: str) -> None:
     package = ct.convert(
         program,
         inputs=inputs,
-        outputs=[ct.TensorType(out.name, dtype=np.float32)],
+        outputs=[ct.TensorType(out.name, dtype=getattr(np, out.dtype)) for out in view.outputs],
         minimum_deployment_target=getattr(ct.target, preset_of(preset).ios),
-        compute_precision=ct.precision.FLOAT16,
+        compute_precision=_precision(view.wide),
         skip_model_load=True,
     )
-    package.short_description = f"{view.kind} encoder; the manifest beside this package tells the rest"
+    package.short_description = f"{view.kind} view; the manifest beside this package tells the rest"
     package.save(str(path))
+
+
+def _precision(wide: Wide) -> Any:
+    import coremltools as ct
+
+    if wide == "nothing":
+        return ct.precision.FLOAT16
+    return ct.transform.FP16ComputePrecision(op_selector=_narrow(wide))
+
+
+def _narrow(wide: Wide) -> Callable[[Any], bool]:
+    """Whether a MIL operator may be fp16. Coordinates begin with the first top-k: what depends on it is wide, but for
+    the branches' own layers."""
+    if wide == "argmax":
+        return lambda op: op.op_type != "reduce_argmax"
+    behind: dict[Any, bool] = {}
+
+    def is_behind(op: Any) -> bool:
+        stack = [op]
+        while stack:
+            current = stack[-1]
+            parents = [var.op for value in current.inputs.values() for var in _vars(value) if var.op is not None]
+            missing = [parent for parent in parents if parent not in behind]
+            if missing:
+                stack += missing
+                continue
+            behind[current] = current.op_type == "topk" or any(behind[parent] for parent in parents)
+            stack.pop()
+        return behind[op]
+
+    return lambda op: not is_behind(op) or op.op_type in _BRANCHES
+
+
+def _vars(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value is not None else []

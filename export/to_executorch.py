@@ -1,7 +1,8 @@
 """A view as an ExecuTorch program (.pte) for one delegate: XNNPACK (fp32), Core ML (fp16) or Vulkan (fp16).
 
 The calls are explicit, not ExecuTorch's recipes: those leave out the transform passes without which XNNPACK gets more
-partitions. `Delegation` tells how much of the graph the delegate took and what stayed outside.
+partitions. `Delegation` tells how much of the graph the delegate took and what stayed outside. Fp16 delegates are not
+given the argmax of a segmentation; ExecuTorch's own kernel computes it in fp32 behind them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from export.targets import preset_of
+from export.targets import precision_of, preset_of
 from export.views import View
 
 
@@ -39,20 +40,28 @@ def lower_coreml(view: View, path: Path, preset: str) -> Delegation:
     from executorch.backends.apple.coreml.compiler import CoreMLBackend
     from executorch.backends.apple.coreml.partition import CoreMLPartitioner
 
+    narrow = precision_of("executorch-coreml", view.wide) == "fp16"
     specs = CoreMLBackend.generate_compile_specs(
         compute_unit=ct.ComputeUnit.ALL,
         minimum_deployment_target=max(ct.target.iOS16, getattr(ct.target, preset_of(preset).ios)),
-        compute_precision=ct.precision.FLOAT16,
+        compute_precision=ct.precision.FLOAT16 if narrow else ct.precision.FLOAT32,
     )
-    return _lower(view, path, [CoreMLPartitioner(compile_specs=specs, lower_full_graph=True)], None)
+    if view.wide != "argmax":
+        return _lower(view, path, [CoreMLPartitioner(compile_specs=specs, lower_full_graph=True)], None)
+    outside = ["aten.argmax.default", "dim_order_ops._to_dim_order_copy.default", "aten._to_copy.default"]
+    partitioner = CoreMLPartitioner(compile_specs=specs, skip_ops_for_coreml_delegation=outside)
+    return _lower(view, path, [partitioner], None)
 
 
 def lower_vulkan(view: View, path: Path, preset: str) -> Delegation:
     """Write `view` to `path` for Vulkan, with XNNPACK for what Vulkan does not take (it has no fallback)."""
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir.dialects._ops import ops
 
-    vulkan = VulkanPartitioner({"force_fp16": True, "require_dynamic_shapes": False})
+    narrow = precision_of("executorch-vulkan", view.wide) == "fp16"
+    outside = [ops.edge.aten.argmax.default]
+    vulkan = VulkanPartitioner({"force_fp16": narrow, "require_dynamic_shapes": False}, operator_blocklist=outside)
     return _lower(view, path, [vulkan, XnnpackPartitioner()], None)
 
 

@@ -7,7 +7,7 @@ fp16 overflows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,15 @@ import numpy.typing as npt
 import torch
 
 from export import mil
-from export.bundle import read_array
+from export.bundle import answers_of, read_array
 from export.manifest import Bundle
-from export.parity import Parity, compare
+from export.parity import Parity, compare_outputs
+from export.reference import Source, pictures, reference_views
 from export.runtimes import CoreMLSession, NotHere, Session, Slot, open_artifact
 from export.targets import FP16, TARGETS, Gate, Kind
-from export.views import View, card, make_views
-from mobileclip.checkpoint import load
-from mobileclip.config import ModelConfig, Preprocess
+from export.views import View, card
+from mobileclip.config import Preprocess
 from mobileclip.errors import ArtifactError, BundleError, MobileClipError
-from mobileclip.models import Clip
 from mobileclip.preprocessing import load_images, preprocess, read_image
 from mobileclip.tokenizer import CONTEXT, tokenize
 
@@ -34,10 +33,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One artifact held against its reference on all inputs."""
+    """One output of an artifact held against its reference on all inputs."""
 
     file: str
     target: str
+    output: str
+    """Name of the output; empty where the artifact has one alone."""
     runtime: str
     """What ran it; empty where nothing here can."""
     inputs: int
@@ -49,6 +50,8 @@ class Row:
     """Lowest over the inputs."""
     max_error: float | None = None
     """Largest |difference| over the inputs."""
+    equal: float | None = None
+    """Lowest share of equal labels, or of objects found again, over the inputs; None where the output is neither."""
     largest: float | None = None
     """Largest |x| inside a Core ML program over the inputs; fp16 holds up to 65,504."""
     overflows: tuple[str, ...] = ()
@@ -85,7 +88,8 @@ def verify(
     *,
     images: str | Path | None = None,
     text: str | Path | None = None,
-    checkpoint: str | Path | Clip | None = None,
+    checkpoint: Source | None = None,
+    heads: Sequence[Source] | None = None,
     limit: int = 32,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
@@ -93,9 +97,10 @@ def verify(
 
     Args:
         bundle: folder that `export` wrote.
-        images: folder of photos; without it the image view is fed the known answer alone.
+        images: folder of photos; without it the views of pictures are fed the known answer alone.
         text: file with one caption a line; without it the text view is fed the known answer alone.
         checkpoint: the model, when it is no longer where the manifest says.
+        heads: the heads of a multi-task bundle, likewise.
         limit: at most so many photos and so many captions.
 
     Raises:
@@ -103,35 +108,41 @@ def verify(
     """
     opened = Bundle.open(bundle)
     about = opened.manifest["model"]["checkpoint"]
-    views, reference = _reference(opened, checkpoint, needed=images is not None or text is not None)
-    feeds = {kind: _known(opened, kind) for kind in opened.manifest["known_answer"]}
-    if views is not None:
-        feeds["image"] = feeds["image"] + _photos(opened, images, limit, views["image"])
-        if "text" in views:
-            feeds["text"] = feeds["text"] + _captions(opened, text, limit, views["text"])
+    views, reference = _reference(opened, checkpoint, heads, needed=images is not None or text is not None)
+    feeds: dict[str, list[Fed]] = {kind: _known(opened, kind) for kind in opened.manifest["known_answer"]}
+    for kind, view in (views or {}).items():
+        more = _captions(text, limit, view) if kind == "text" else _photos(opened, kind, images, limit, view)
+        feeds[kind] = feeds[kind] + more
     rows: list[Row] = []
     audits: dict[str, Sequence[mil.Row]] = {}
     for entry in opened.manifest["artifacts"]:
-        row, audit = _verify_artifact(opened, entry, feeds[entry["view"]])
-        rows.append(row)
+        found, audit = _verify_artifact(opened, entry, feeds[entry["view"]])
+        rows += found
         audits |= {entry["file"]: audit.table(20)} if audit else {}
-        progress(f"{row.file}: " + (row.note if row.passed is None else f"{row.db:.1f} dB"))
+        for row in found:
+            progress(f"{row.file} {row.output}".rstrip() + ": " + (row.note if row.passed is None else figure(row)))
     subject = f"{opened.path} ({opened.manifest['model']['name']}, {about['source']})"
     return Report(subject=subject, reference=reference, rows=tuple(rows), audit=audits)
 
 
-Fed = tuple[list[Array], Array]
+Fed = tuple[list[Array], list[Array]]
 """The inputs of one run and what the reference makes of them."""
 
 
+def figure(row: Row) -> str:
+    """The one figure of a row that tells most."""
+    return f"{row.db:.1f} dB" if row.equal is None else f"{100 * row.equal:.2f} % equal"
+
+
 def _reference(
-    bundle: Bundle, checkpoint: str | Path | Clip | None, *, needed: bool
+    bundle: Bundle, checkpoint: Source | None, heads: Sequence[Source] | None, *, needed: bool
 ) -> tuple[dict[Kind, View] | None, str]:
-    """Views of the checkpoint in training form; None where only the known answer can serve."""
-    about = bundle.manifest["model"]["checkpoint"]
-    source = checkpoint if checkpoint is not None else about["source"]
+    """Views of the checkpoint; None where only the known answer can serve."""
+    source = checkpoint if checkpoint is not None else bundle.manifest["model"]["checkpoint"]["source"]
     try:
-        model = source if isinstance(source, Clip) else load(source)
+        return reference_views(bundle, source, heads), f"{source} in torch, in training form"
+    except BundleError:
+        raise
     except MobileClipError as error:
         if needed or checkpoint is not None:
             raise BundleError(
@@ -139,33 +150,24 @@ def _reference(
                 f"read from '{source}' ({error}) Name it with --checkpoint."
             ) from error
         return None, "the known answer in the bundle"
-    found = model.origin.sha256 if model.origin else None
-    if about["sha256"] and found != about["sha256"]:
-        raise BundleError(
-            f"'{source}' is not the checkpoint that {bundle.path} was made from (its sha256 differs): "
-            "name the right one with --checkpoint."
-        )
-    return make_views(model, bundle.manifest["preset"]), f"{source} in torch, in training form"
 
 
 def _known(bundle: Bundle, kind: str) -> list[Fed]:
     answer = bundle.manifest["known_answer"][kind]
-    for side in ("input", "output"):
-        bundle.file(answer[side]["file"])
-    return [([read_array(bundle.path, answer["input"])], read_array(bundle.path, answer["output"]))]
+    for item in (answer["input"], answer["output"], *answer.get("others", ())):
+        bundle.file(item["file"])
+    return [([read_array(bundle.path, answer["input"])], answers_of(bundle.path, answer))]
 
 
-def _photos(bundle: Bundle, images: str | Path | None, limit: int, view: View) -> list[Fed]:
+def _photos(bundle: Bundle, kind: Kind, images: str | Path | None, limit: int, view: View) -> list[Fed]:
+    """The view applies the model's statistics itself: it is fed 0..1."""
     if images is None:
         return []
-    config = ModelConfig.from_dict(bundle.manifest["model"]["config"])
-    # the view applies the model's statistics itself: it is fed 0..1
-    transform = preprocess(replace(config.preprocess, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
-    pixels = [transform(read_image(path)).unsqueeze(0) for path in load_images(images)[:limit]]
-    return list(_answers(view, pixels))
+    fit = pictures(bundle, kind)
+    return list(_answers(view, [fit(read_image(path)) for path in load_images(images)[:limit]]))
 
 
-def _captions(bundle: Bundle, text: str | Path | None, limit: int, view: View) -> list[Fed]:
+def _captions(text: str | Path | None, limit: int, view: View) -> list[Fed]:
     if text is None:
         return []
     try:
@@ -179,48 +181,62 @@ def _captions(bundle: Bundle, text: str | Path | None, limit: int, view: View) -
 
 
 def _answers(view: View, inputs: Sequence[torch.Tensor]) -> Iterator[Fed]:
-    with torch.inference_mode():
-        for x in inputs:
-            yield [x.numpy()], view(x).numpy()
+    for x in inputs:
+        yield [x.numpy()], view.answer(x)
 
 
-def _verify_artifact(bundle: Bundle, entry: Mapping[str, Any], feeds: Sequence[Fed]) -> tuple[Row, mil.Audit | None]:
+Judged = tuple[list[Row], mil.Audit | None]
+
+
+def _verify_artifact(bundle: Bundle, entry: Mapping[str, Any], feeds: Sequence[Fed]) -> Judged:
     file, target = entry["file"], entry["target"]
     try:
         session = open_artifact(bundle.file(file), target)
     except NotHere as reason:
         note = f"not run here: needs {reason}"
-        return Row(file=file, target=target, runtime="", inputs=0, note=note), None
+        return [Row(file=file, target=target, output="", runtime="", inputs=0, note=note)], None
     gate = TARGETS[target].gate if target in TARGETS else FP16
-    return _judge(file, target, session, feeds, gate)
+    return _judge(file, target, session, feeds, gate, entry["outputs"])
 
 
-def _judge(file: str, target: str, session: Session, feeds: Sequence[Fed], gate: Gate) -> tuple[Row, mil.Audit | None]:
+def _judge(
+    file: str, target: str, session: Session, feeds: Sequence[Fed], gate: Gate, specs: Sequence[Mapping[str, Any]]
+) -> Judged:
     audit = mil.Audit() if isinstance(session, CoreMLSession) else None
     if isinstance(session, CoreMLSession):
         session.audit = audit
-    found: list[Parity] = []
+    found: list[list[Parity]] = []
     for x, expected in feeds:
-        output = session.run(_fit(x, session))[0]
-        if output.size != expected.size:
-            raise ArtifactError(f"{file} gives {output.size} values where its reference gives {expected.size}.")
-        found.append(compare(output, expected))
-    overflows = tuple(audit.overflows) if audit else ()
-    row = Row(
-        file=file,
-        target=target,
-        runtime=session.runtime,
-        inputs=len(found),
-        db=min(item.db for item in found),
-        db_mean=float(np.mean([item.db for item in found])),
-        cosine=min(item.cosine for item in found),
-        max_error=max(item.max_error for item in found),
-        largest=audit.table(1)[0].largest if audit and audit.table(1) else None,
-        overflows=overflows,
-        passed=all(item.passes(gate) for item in found) and not overflows,
-        note=f"gate {gate.db:g} dB, cosine {gate.cosine}",
-    )
-    return row, audit
+        outputs = session.run(_fit(x, session))
+        for output, wanted in zip(outputs, expected, strict=False):
+            if output.size != wanted.size:
+                raise ArtifactError(f"{file} gives {output.size} values where its reference gives {wanted.size}.")
+        if len(outputs) < len(specs):
+            raise ArtifactError(f"{file} gives {len(outputs)} outputs where its manifest says {len(specs)}.")
+        found.append(compare_outputs(outputs, expected, specs))
+    overflows = tuple(audit.overflows) if audit and isinstance(session, CoreMLSession) and session.fp16 else ()
+    table = audit.table(1) if audit else []
+    rows = []
+    for spec, items in zip(specs, zip(*found, strict=True), strict=True):
+        shares = [item.equal for item in items if item.equal is not None]
+        row = Row(
+            file=file,
+            target=target,
+            output=spec["name"] if len(specs) > 1 else "",
+            runtime=session.runtime,
+            inputs=len(items),
+            db=min(item.db for item in items),
+            db_mean=float(np.mean([item.db for item in items])),
+            cosine=min(item.cosine for item in items),
+            max_error=max(item.max_error for item in items),
+            equal=min(shares) if shares else None,
+            largest=table[0].largest if table else None,
+            overflows=overflows,
+            passed=all(item.passes(gate) for item in items) and not overflows,
+            note=f"gate {100 * gate.equal:g} % equal" if shares else f"gate {gate.db:g} dB, cosine {gate.cosine}",
+        )
+        rows.append(row)
+    return rows, audit
 
 
 def verify_package(
@@ -256,16 +272,22 @@ def verify_package(
         if inputs is None:
             raise MobileClipError("--outputs needs the --inputs that they belong to.")
         assert outputs is not None
-        feeds = [(_fit(_arrays(Path(inputs), session.inputs), session), _arrays(Path(outputs))[0])]
+        feeds = [(_fit(_arrays(Path(inputs), session.inputs), session), _arrays(Path(outputs)))]
         reference = str(outputs)
     else:
         other = _here(Path(against))
         given = [_arrays(Path(inputs), session.inputs)] if inputs else list(_examples(session, images, limit))
-        feeds = [(_fit(x, session), other.run(_fit(x, other))[0]) for x in given]
+        feeds = [(_fit(x, session), other.run(_fit(x, other))) for x in given]
         reference = f"{against} in {other.runtime}"
-    row, audit = _judge(package.name, "any", session, feeds, gate)
+    specs = [_compared(index, item) for index, item in enumerate(feeds[0][1])]
+    rows, audit = _judge(package.name, "any", session, feeds, gate, specs)
     audits = {package.name: audit.table(20)} if audit else {}
-    return Report(subject=str(package), reference=reference, rows=(row,), audit=audits)
+    return Report(subject=str(package), reference=reference, rows=tuple(rows), audit=audits)
+
+
+def _compared(index: int, expected: Array) -> dict[str, Any]:
+    """How an output that no manifest describes is judged: integers by their equal share."""
+    return {"name": f"output {index}", "compare": "equal" if expected.dtype.kind in "iu" else None}
 
 
 def _here(path: Path) -> Session:
@@ -306,7 +328,7 @@ def _examples(session: Session, images: str | Path | None, limit: int) -> Iterat
 def _noise(slot: Slot, generator: np.random.Generator) -> Array:
     shape = tuple(max(size, 1) for size in slot.shape)
     if slot.picture:
-        return card(shape[-1]).numpy()
+        return card(*shape[-2:]).numpy()
     if slot.dtype.startswith("int"):
         if shape[-1] == CONTEXT:
             return np.broadcast_to(tokenize(["a photo of a cat"]).numpy(), shape).astype(slot.dtype)

@@ -1,4 +1,4 @@
-"""The graphs that are deployed: a fused tower with named inputs and outputs.
+"""The graphs that are deployed: a fused tower with a named input and named outputs (dense ones: dense_views.py).
 
 A view is a small module whose `forward` is exactly what runs on the device: pixels 0..1 or token ids in, an embedding
 out. The names come from a preset, so that an artifact drops into an app that exists already. Shapes are static, the
@@ -9,13 +9,15 @@ graph, so no app has to know them. Text views take int ids [1, 77], padded with 
 input gives another embedding, because MobileCLIP's text towers attend to the padding.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from export.targets import Kind, Preset, preset_of
+from export.targets import Kind, Preset, Wide, preset_of
 from mobileclip.config import Preprocess
 from mobileclip.models import Clip
 from mobileclip.tokenizer import tokenize
@@ -50,36 +52,48 @@ class OutputSpec:
     shape: tuple[int, ...]
     dtype: str
     meaning: str
-    normalised: bool
+    normalised: bool = False
+    compare: str | None = None
+    """How an artifact is judged by it: `equal` labels, objects that are `matched`; None: as floats."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values, without what does not apply."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 class View(nn.Module):
-    """A deployed graph: one tower between one named input and one named output.
+    """A deployed graph: a tower between one named input and named outputs.
 
     Attributes:
-        kind: `image` or `text`.
+        kind: what it is for.
         inputs, outputs: what `forward` takes and gives, in order.
         example: a valid input, also the known answer's.
+        wide: what of it may not be computed in fp16.
     """
 
-    def __init__(self, kind: Kind, tower: nn.Module, inputs: InputSpec, outputs: OutputSpec, example: Tensor) -> None:
+    def __init__(
+        self, kind: Kind, tower: nn.Module, inputs: InputSpec, outputs: Sequence[OutputSpec], example: Tensor
+    ) -> None:
         super().__init__()
         self.kind: Kind = kind
         self.tower = tower
         self.inputs = (inputs,)
-        self.outputs = (outputs,)
+        self.outputs = tuple(outputs)
         self.example = example
-        self.unit = UnitLength() if outputs.normalised else nn.Identity()
+        self.wide: Wide = "nothing"
+        self.unit = UnitLength() if self.outputs[0].normalised else nn.Identity()
         self.statistics: nn.Module = nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[1, 3, S, S] or [1, 77] -> embedding [1, E]."""
-        out: Tensor = self.unit(self.tower(self.statistics(x)))
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """[1, 3, H, W] or [1, 77] -> what the tower gives: an embedding [1, E], or one tensor an output."""
+        out: Tensor | tuple[Tensor, ...] = self.unit(self.tower(self.statistics(x)))
         return out
+
+    @torch.no_grad()
+    def answer(self, x: Tensor) -> list[npt.NDArray[Any]]:
+        """The outputs for one input, in order."""
+        out = self(x)
+        return [item.numpy() for item in (out if isinstance(out, tuple) else (out,))]
 
 
 class Statistics(nn.Module):
@@ -146,7 +160,7 @@ def _image_view(model: Clip, preset: Preset) -> View:
         resize=f"shortest side to {pre.size}, {pre.interpolation}, antialias",
         crop="centre",
     )
-    view = View("image", model.image, spec, _output(model, preset.image[1], "image", preset), card(pre.size))
+    view = View("image", model.image, spec, [_output(model, preset.image[1], "image", preset)], card(pre.size))
     if pre.normalises:
         view.statistics = Statistics(pre)
     return view.eval().requires_grad_(False)
@@ -158,14 +172,16 @@ def _text_view(model: Clip, preset: Preset) -> View:
     context = model.config.text.context
     ids = tokenize(["a photo of a cat"], context).to(getattr(torch, preset.ids))
     spec = InputSpec(name=preset.text[0], kind="text", shape=(1, context), dtype=preset.ids)
-    view = View("text", model.text, spec, _output(model, preset.text[1], "text", preset), ids)
+    view = View("text", model.text, spec, [_output(model, preset.text[1], "text", preset)], ids)
     return view.eval().requires_grad_(False)
 
 
-def card(size: int) -> Tensor:
-    """A picture [1, 3, size, size] of edges, gradients and fine texture; every value is a multiple of 1/255."""
-    rows = torch.linspace(0, 1, size).reshape(size, 1).expand(size, size)
-    columns = rows.T
+def card(height: int, width: int | None = None) -> Tensor:
+    """A picture [1, 3, H, W] of edges, gradients and fine texture, square without a width; every value is a multiple
+    of 1/255."""
+    width = height if width is None else width
+    rows = torch.linspace(0, 1, height).reshape(height, 1).expand(height, width)
+    columns = torch.linspace(0, 1, width).expand(height, width)
     disc = ((rows - 0.45) ** 2 + (columns - 0.55) ** 2 < 0.09).float()
     waves = 0.5 + 0.5 * torch.sin(40 * columns * (0.3 + rows))
     checks = ((rows * 8).floor() + (columns * 8).floor()) % 2

@@ -3,7 +3,7 @@
 Shapes are compared before anything is computed with a tensor of a file: what it claims may be larger than the file.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class MergedMixer(nn.Module):
         return out
 
 
-class _WithoutDrawing(TorchFunctionMode):
+class WithoutDrawing(TorchFunctionMode):
     """Parameters keep the memory that they are given: drawing 99 million numbers takes longer than loading them."""
 
     def __torch_function__(
@@ -68,7 +68,7 @@ def empty(config: ModelConfig, names: Iterable[str]) -> Clip:
             return _empty_fused(config)
         image = [name for name in known if name.startswith("image.")]
         merged = keys.sizes_of(config).family == "FastViT" and keys.is_reparameterised(image)
-        with _WithoutDrawing():
+        with WithoutDrawing():
             model = build(config, merged=merged)
             if isinstance(model.text, MctText):
                 for index, block in enumerate(model.text.transformer.resblocks):
@@ -90,29 +90,49 @@ def fill(model: Clip, tensors: Mapping[str, Tensor], form: str, labels: Mapping[
         CheckpointError: one sentence on what is missing, unexpected, of another shape or type, or not finite.
     """
     places = model.state_dict()
-    both = [name for name in places if name in tensors]
-    shaped = [name for name in both if tensors[name].shape != places[name].shape]
+    optional = frozenset(name for name in places if keys.may_be_absent(form, name))
+    fill_state(places, tensors, model.config.name, where, labels=labels, optional=optional)
+    for name in set(places) - set(tensors):
+        if keys.is_head_bias(name):
+            places[name].zero_()
+
+
+@torch.no_grad()
+def fill_state(
+    places: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    name: str,
+    where: str,
+    *,
+    labels: Mapping[str, str] | None = None,
+    optional: Collection[str] = (),
+) -> None:
+    """`fill` for any state dict of the model called `name`; only `optional` names may be missing.
+
+    Raises:
+        CheckpointError: as `fill`.
+    """
+    labels = labels or {}
+    both = [key for key in places if key in tensors]
+    shaped = [key for key in both if tensors[key].shape != places[key].shape]
     misfits = {
-        "missing": [name for name in places if name not in tensors and not keys.may_be_absent(form, name)],
-        "unexpected": [name for name in tensors if name not in places],
+        "missing": [key for key in places if key not in tensors and key not in optional],
+        "unexpected": [key for key in tensors if key not in places],
         "of another shape": shaped,
     }
     if any(misfits.values()):
-        notes = {name: f" {list(tensors[name].shape)} for {list(places[name].shape)}" for name in shaped}
+        notes = {key: f" {list(tensors[key].shape)} for {list(places[key].shape)}" for key in shaped}
         parts = [
-            f"{len(names)} {what} ({some(labels.get(name, name) + notes.get(name, '') for name in names)})"
-            for what, names in misfits.items()
-            if names
+            f"{len(found)} {what} ({some(labels.get(key, key) + notes.get(key, '') for key in found)})"
+            for what, found in misfits.items()
+            if found
         ]
         raise CheckpointError(
-            f"{where} does not fit {model.config.name}: of {len(tensors)} tensors there are {', '.join(parts)}; give "
+            f"{where} does not fit {name}: of {len(tensors)} tensors there are {', '.join(parts)}; give "
             "the file of that model."
         )
-    for name in both:
-        _copy(places[name], tensors[name], labels.get(name, name), where)
-    for name in set(places) - set(both):
-        if keys.is_head_bias(name):
-            places[name].zero_()
+    for key in both:
+        _copy(places[key], tensors[key], labels.get(key, key), where)
 
 
 def require_finite(name: str, value: Tensor, where: str) -> None:

@@ -5,7 +5,7 @@ numbers within limits, so that building ends soon and takes no more memory than 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from mobileclip.errors import CheckpointError
 
 FORMAT = "mobileclip-toolkit/1"
 """Marks our config.json, with the version of its layout."""
+DENSE = "mobileclip-dense"
+"""Begins the format of dense models (mobileclip/dense/checkpoint.py)."""
 OWN = "MIT (weights of this project)"
 """Licence of weights that were drawn or trained here from nothing."""
 UNKNOWN = "unknown"
@@ -57,26 +59,36 @@ def document_of(
     }
 
 
-def require_document(values: Mapping[str, Any], path: Path) -> None:
-    """See that a config.json has our keys, no other, and values of their kinds.
+def require_document(
+    values: Mapping[str, Any],
+    path: Path,
+    form: str = FORMAT,
+    kinds: Mapping[str, type | tuple[type, ...]] = _KINDS,
+    writer: str = "mobileclip.save",
+) -> None:
+    """See that a config.json has our keys, no other, and values of their kinds; by default an image-text model's.
 
     Raises:
         CheckpointError: the first thing that is not so.
     """
-    if values["format"] != FORMAT:
+    found = str(values["format"])[:40]
+    if found.startswith(DENSE) and not form.startswith(DENSE):
         raise CheckpointError(
-            f"'{path}' has the format {str(values['format'])[:40]!r} where this version reads {FORMAT!r}: update the "
+            f"'{path}' describes a dense model: read it with `mobileclip.dense.load`, or give the image-text "
+            "checkpoint that it was finetuned from."
+        )
+    if found != form:
+        raise CheckpointError(
+            f"'{path}' has the format {found!r} where this version reads {form!r}: update the "
             "toolkit, or save the model again with this one."
         )
-    unknown, missing = sorted(set(values) - set(_KINDS)), sorted(set(_KINDS) - set(values))
+    unknown, missing = sorted(set(values) - set(kinds)), sorted(set(kinds) - set(values))
     if unknown or missing:
         what = f"the unknown key {unknown[0]!r}" if unknown else f"no key {missing[0]!r}"
-        raise CheckpointError(f"'{path}' has {what} (allowed: {', '.join(_KINDS)}): write it with `mobileclip.save`.")
-    for key, kind in _KINDS.items():
+        raise CheckpointError(f"'{path}' has {what} (allowed: {', '.join(kinds)}): write it with `{writer}`.")
+    for key, kind in kinds.items():
         if not isinstance(values[key], kind):
-            raise CheckpointError(
-                f"'{path}' has a {type(values[key]).__name__} as {key!r}: write it with `mobileclip.save`."
-            )
+            raise CheckpointError(f"'{path}' has a {type(values[key]).__name__} as {key!r}: write it with `{writer}`.")
 
 
 def config_in(document: Mapping[str, Any], path: Path, state: str, tensors: int) -> ModelConfig:
@@ -89,7 +101,7 @@ def config_in(document: Mapping[str, Any], path: Path, state: str, tensors: int)
         config = ModelConfig.from_dict(document["model"])
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"'{path}' holds no model of this toolkit: {str(error).rstrip('.')}.") from error
-    fault = next(_faults(config, tensors), None)
+    fault = next(faults(config, tensors), None)
     if fault is None and document["tokenizer"] != _tokenizer(config):
         fault = "its tokenizer is not the one that its text tower needs"
     if fault:
@@ -102,10 +114,11 @@ def config_in(document: Mapping[str, Any], path: Path, state: str, tensors: int)
     return config
 
 
-def _faults(config: ModelConfig, tensors: int) -> Iterator[str]:
-    """What a configuration from outside may not say."""
+def faults(config: ModelConfig, tensors: int, known: Callable[[str], bool] | None = None) -> Iterator[str]:
+    """What a configuration from outside may not say; `known` tells which further image towers it may name."""
     image, text = config.image, config.text
-    if image.timm not in _TIMM:
+    further = known is not None and isinstance(image.timm, str) and image.timm not in _TIMM and known(image.timm)
+    if image.timm not in _TIMM and not further:
         yield f"its image tower is {str(image.timm)[:40]!r} (allowed: {', '.join(_TIMM)})"
         return
     if not isinstance(image.args, dict) or set(image.args) - set(_ARGS):
@@ -130,6 +143,8 @@ def _faults(config: ModelConfig, tensors: int) -> Iterator[str]:
         if not isinstance(value, int | float) or not 0 <= value <= limit:
             yield f"{key} is {str(value)[:40]} (allowed: 0 to {limit})"
     yield from _pixel_faults(config.preprocess)
+    if further:
+        return
     try:
         blocks = sum(keys.sizes_of(config).depths)
     except (TypeError, LookupError):

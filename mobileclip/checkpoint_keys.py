@@ -30,6 +30,8 @@ PREFIXES: Mapping[str, tuple[str, str]] = {
     "toolkit": ("image.", "text."),
 }
 """Form -> what its names of the image tower and of the text tower begin with."""
+PREFIXED = ("image_encoder.", "text_encoder.", "visual.", "image.", "text.")
+"""What names of an image-text model begin with; those of a tower alone do not."""
 WRAPPERS = ("module.", "_orig_mod.")
 """Put before every name by DistributedDataParallel and torch.compile."""
 
@@ -97,6 +99,7 @@ ARCHITECTURES: Mapping[str, tuple[str, tuple[int, ...], int]] = {
     "swin_tiny_patch4_window7_224": ("Swin", (2, 2, 6, 2), 96),
     "swin_base_patch4_window7_224": ("Swin", (2, 2, 18, 2), 128),
     "swin_large_patch4_window7_224": ("Swin", (2, 2, 18, 2), 192),
+    "swin_large_patch4_window12_384": ("Swin", (2, 2, 18, 2), 192),
 }
 """timm's name -> family, blocks a stage, channels of the first stage (timm/models/fastvit.py, swin_transformer.py). A
 test holds it against models built."""

@@ -17,8 +17,10 @@ from mobileclip.verbs.bench import Bench
 from mobileclip.verbs.captions import Captions
 from mobileclip.verbs.evaluate import Evaluate
 from mobileclip.verbs.export import Export
+from mobileclip.verbs.finetune import Finetune
 from mobileclip.verbs.inspect import Inspect
 from mobileclip.verbs.pack import Pack
+from mobileclip.verbs.predict import Predict
 from mobileclip.verbs.report import Report
 from mobileclip.verbs.train import Train
 from mobileclip.verbs.verify import Verify
@@ -29,6 +31,8 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations of a Union's members
     Annotated[Inspect, subcommand("inspect")],
     Annotated[Train, subcommand("train")],
     Annotated[Evaluate, subcommand("evaluate")],
+    Annotated[Finetune, subcommand("finetune")],
+    Annotated[Predict, subcommand("predict")],
     Annotated[Export, subcommand("export")],
     Annotated[Verify, subcommand("verify")],
     Annotated[Bench, subcommand("bench")],

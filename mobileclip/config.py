@@ -196,6 +196,11 @@ MODELS: Mapping[str, ModelConfig] = _table(
     ModelConfig(name="vit_b16", image=_VIT, preprocess=_PLAIN_224),
     ModelConfig(name="swin_l", image=_swin("large"), preprocess=_IMAGENET_256),
     ModelConfig(name="swin_b", image=_swin("base"), preprocess=_IMAGENET_256),
+    ModelConfig(  # of the published UPerNet at 640 px
+        name="swin_l_384",
+        image=ImageTower(timm="swin_large_patch4_window12_384", pool="avg"),
+        preprocess=replace(_IMAGENET_256, size=384),
+    ),
     ModelConfig(
         name="nano",
         image=ImageTower(timm="fastvit_mci0", pool="avg", args=_NANO_MCI),

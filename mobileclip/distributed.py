@@ -29,7 +29,7 @@ def world() -> int:
 
 
 @contextmanager
-def group() -> Iterator[torch.device]:
+def group(timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
     """Join the processes that `torchrun` started, if it did; gives this rank's device; leaves the group at the end."""
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -38,7 +38,7 @@ def group() -> Iterator[torch.device]:
         device = torch.device("cpu")
     joins = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     if joins:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield device
     finally:

@@ -5,6 +5,7 @@ MobileClipError              the command line prints it and exits with code 2
 ├── CheckpointError          weights that are foreign, truncated, of another size, or unsafe to read
 ├── DataError                shards, captions, side-cars or a corpus that cannot be trained on or measured with
 ├── TrainingError            a run that cannot start, go on or be resumed
+│   └── Diverged             its loss is no number any more
 ├── ImageError               a picture that cannot be read, or is too large to be read safely
 ├── BundleError              a bundle or manifest that is broken, changed or of another version
 ├── ArtifactError            a model file that no reader or runtime of this project can take
@@ -46,6 +47,10 @@ class DataError(MobileClipError):
 
 class TrainingError(MobileClipError):
     """A training run that cannot start, go on or be resumed as asked."""
+
+
+class Diverged(TrainingError):
+    """A training run whose loss or gradient is not finite any more."""
 
 
 class BundleError(MobileClipError):

@@ -11,12 +11,17 @@ Sources of the figures: Vasu et al., MobileCLIP (2024), tables 10-11 and trainin
 import ast
 import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mobileclip.config import config_of
 from mobileclip.errors import TrainingError, UnknownName
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_Recipe = TypeVar("_Recipe", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,18 +215,44 @@ def recipe_of(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
         UnknownName: no such recipe, model or field.
         TrainingError: a value that the field cannot hold, or fields that exclude each other.
     """
-    if name not in RECIPES:
-        raise UnknownName("recipe", name, RECIPES)
-    hints = get_type_hints(Recipe)
-    known = {item.name for item in fields(Recipe)} - {"name"}
-    values = {}
-    for key, value in (overrides or {}).items():
-        if key not in known:
-            raise UnknownName("field of a recipe", key, known)
-        values[key] = _parsed(key, value, hints[key]) if isinstance(value, str) else value
-    recipe = replace(RECIPES[name](), **values)
+    recipe = overridden(name, RECIPES, overrides)
     check(recipe)
     return recipe
+
+
+def assignments(items: Sequence[str]) -> dict[str, str]:
+    """`FIELD=VALUE`s as a dictionary.
+
+    Raises:
+        TrainingError: one has no sign of equality.
+    """
+    found = {}
+    for item in items:
+        key, sign, value = item.partition("=")
+        if not sign:
+            raise TrainingError(f"'{item}' sets nothing: write FIELD=VALUE, as in batch=1024.")
+        found[key] = value
+    return found
+
+
+def overridden(name: str, known: Mapping[str, Callable[[], _Recipe]], overrides: Mapping[str, Any] | None) -> _Recipe:
+    """The entry of a table of recipes with some fields replaced; texts are read as the field's type.
+
+    Raises:
+        UnknownName: no such recipe or field.
+        TrainingError: a value that the field cannot hold.
+    """
+    if name not in known:
+        raise UnknownName("recipe", name, known)
+    recipe = known[name]()
+    hints = get_type_hints(type(recipe))
+    names = {item.name for item in fields(recipe)} - {"name"}
+    values = {}
+    for key, value in (overrides or {}).items():
+        if key not in names:
+            raise UnknownName("field of a recipe", key, names)
+        values[key] = _parsed(key, value, hints[key]) if isinstance(value, str) else value
+    return replace(recipe, **values)
 
 
 def check(recipe: Recipe) -> None:
@@ -266,10 +297,22 @@ def require_shards(recipe: Recipe) -> None:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """`field: old -> new` for the fields that decide the weights and are not the same."""
-    # a run that began before a field existed had its default
-    older = {key: value for key, value in Recipe(name="", model="").as_dict().items() if key not in before}
-    was = older | dict(before)
-    keys = [key for key in after if key not in FREE and was[key] != after[key]]
+    return changes(before, after, Recipe(name="", model="").as_dict(), FREE)
+
+
+def changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], defaults: Mapping[str, Any], free: frozenset[str]
+) -> list[str]:
+    """`field: old -> new` for the fields that are not free and not the same.
+
+    Args:
+        before: a recipe as JSON values; a run that began before a field existed had its default.
+        after: another.
+        defaults: of all fields.
+        free: fields that may change.
+    """
+    was = {**{key: value for key, value in defaults.items() if key not in before}, **before}
+    keys = [key for key in after if key not in free and was[key] != after[key]]
     return [f"{key}: {was[key]!r} -> {after[key]!r}" for key in keys]
 
 
@@ -288,6 +331,11 @@ def _parsed(key: str, text: str, hint: Any) -> Any:
             if inner[-1] is not Ellipsis and len(parts) != len(inner):
                 raise ValueError(f"{len(inner)} values with a comma between them")
             return tuple(inner[0](part) for part in parts)
+        if get_origin(hint) is Mapping:
+            found = json.loads(text)
+            if not isinstance(found, dict):
+                raise ValueError('an object, as in {"width": 128}')
+            return found
         if hint is int:
             return int(ast.literal_eval(text.replace("_", "")))
         return hint(text)

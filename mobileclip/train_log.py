@@ -11,20 +11,44 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from mobileclip.errors import MissingExtra
-from mobileclip.recipes import Recipe
 
 LOG = "log.jsonl"
+
+
+class Plan(Protocol):
+    """What the loop and its log read of a recipe, whichever kind it is."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def evaluate_every(self) -> int: ...
+    @property
+    def save_every(self) -> int: ...
+    @property
+    def keep(self) -> int: ...
+    @property
+    def log_every(self) -> int: ...
+    @property
+    def tensorboard(self) -> bool: ...
+    @property
+    def wandb(self) -> str: ...
+
+    def as_dict(self) -> dict[str, Any]: ...
 
 
 class Log:
     """Screen, log.jsonl, TensorBoard, wandb."""
 
-    def __init__(self, out: Path, recipe: Recipe, start: int, say: Callable[[str], None] | None, speaks: bool) -> None:
+    def __init__(self, out: Path, recipe: Plan, start: int, say: Callable[[str], None] | None, speaks: bool) -> None:
         self._speaks = speaks
         self._say = say
         self._steps = recipe.steps
@@ -119,7 +143,7 @@ def _continued(path: Path, start: int) -> Any:
     return path.open("a", encoding="utf-8")
 
 
-def _bar(recipe: Recipe, start: int) -> Any:
+def _bar(recipe: Plan, start: int) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -130,7 +154,7 @@ def _bar(recipe: Recipe, start: int) -> Any:
     return bar
 
 
-def _wandb(recipe: Recipe, out: Path) -> Any:
+def _wandb(recipe: Plan, out: Path) -> Any:
     try:
         import wandb
     except ModuleNotFoundError as error:

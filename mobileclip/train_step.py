@@ -9,9 +9,8 @@ computed without gradient, the loss gives their gradients, and each part passes 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,15 +18,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mobileclip.data.augment import normalise
-from mobileclip.data.batches import Batch
 from mobileclip.distributed import rank, total, world
-from mobileclip.errors import TrainingError
+from mobileclip.errors import Diverged
+from mobileclip.loop import Figures
 from mobileclip.losses import Features, Objective, objective
 from mobileclip.models import Clip
 from mobileclip.models.training import quicken
 from mobileclip.recipes import Recipe
 
 if TYPE_CHECKING:
+    from mobileclip.data.batches import Batch
     from mobileclip.live_teachers import LiveTeachers
 
 
@@ -54,18 +54,6 @@ class Trainee(nn.Module):
             self.clip.logit_scale.exp(),
             self.bias,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What a step found out."""
-
-    loss: Tensor
-    """Of this rank, scalar."""
-    parts: Mapping[str, Tensor]
-    """Its parts by name."""
-    norm: Tensor
-    """Of the gradient over all ranks, before clipping."""
 
 
 class Stepper:
@@ -117,11 +105,11 @@ class Stepper:
         """Of the loss; FSDP takes none of no dimension, so their gradients are averaged here."""
         return [p for p in (self.clip.logit_scale, self.trainee.bias) if p is not None]
 
-    def step(self, batch: Batch, step: int, teacher: "LiveTeachers | None" = None) -> Figures:
+    def step(self, batch: "Batch", step: int, teacher: "LiveTeachers | None" = None) -> Figures:
         """Forward, backward and update.
 
         Raises:
-            TrainingError: loss or gradient is not finite; the weights are as they were before.
+            Diverged: loss or gradient is not finite; the weights are as they were before.
         """
         self.optimiser.zero_grad(set_to_none=True)
         for settings in self.optimiser.param_groups:
@@ -138,9 +126,9 @@ class Stepper:
             for p in scalars:
                 p.grad = None if p.grad is None else total(p.grad) / world()
         towers = [p for p in self.trainee.parameters() if p.ndim > 0]
-        norm = torch.stack([_norm(towers), _norm(scalars)]).norm()
+        norm = torch.stack([gradient_norm(towers), gradient_norm(scalars)]).norm()
         if not (torch.isfinite(norm) and torch.isfinite(loss)):
-            raise TrainingError(
+            raise Diverged(
                 f"loss {float(loss):.4g} and gradient norm {float(norm):.4g} at step {step} are not finite, with the "
                 f"batch {', '.join(batch.keys[:8])}, …: lower the learning rate, or look at these samples"
             )
@@ -150,11 +138,12 @@ class Stepper:
         self.optimiser.step()
         with torch.no_grad():
             self.clip.logit_scale.clamp_(0, math.log(self.recipe.max_logit_scale))
-            self._follow(step)
+            if self.average:
+                follow(self.average, self.trainee, self.recipe.ema, step)
         return Figures(loss=loss, parts=parts, norm=norm)
 
     def _backward(
-        self, images: Tensor, tokens: Tensor, batch: Batch, taught: tuple[Tensor | None, Tensor | None], step: int
+        self, images: Tensor, tokens: Tensor, batch: "Batch", taught: tuple[Tensor | None, Tensor | None], step: int
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         def features(image: Tensor, text: Tensor) -> Features:
             return Features(
@@ -186,7 +175,7 @@ class Stepper:
         grads = list(zip(image.grad.chunk(count), text.grad.chunk(count), strict=True))
         for part, ((x, ids), (g_image, g_text)) in enumerate(zip(slices, grads, strict=True)):
             last = part == count - 1
-            with self._local_only(not last):
+            with local_only(self.wrapped, not last):
                 again = self._forward(x, ids, step, part)
                 pairs = [(again[0], g_image), (again[1], g_text)]
                 if last:
@@ -201,8 +190,7 @@ class Stepper:
     def _forward(
         self, images: Tensor, tokens: Tensor, step: int, part: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        # dropout, where there is any, is the same in both passes of a part and after a resume
-        torch.manual_seed(((self.recipe.seed * 1_000_003 + step) * 4096 + rank()) * 64 + part)
+        draw_from(self.recipe.seed, step, rank(), part)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
         with autocast:
             out: tuple[Tensor, Tensor, Tensor, Tensor | None] = self.wrapped(images, tokens)
@@ -215,29 +203,36 @@ class Stepper:
         parts = rows.to(self.device).float().unflatten(-1, (self.objective.teachers, -1))  # type: ignore[no-untyped-call]
         return nn.functional.normalize(parts, dim=-1).flatten(-2)
 
-    def _local_only(self, wanted: bool) -> AbstractContextManager[Any]:
-        if wanted and isinstance(self.wrapped, DistributedDataParallel):
-            context: AbstractContextManager[Any] = self.wrapped.no_sync()
-            return context
-        return nullcontext()
 
-    def _follow(self, step: int) -> None:
-        """Move the averaged weights; a short memory at first (as timm's ModelEmaV3 warms up)."""
-        if not self.average:
-            return
-        decay = min(self.recipe.ema, (1 + step) / (10 + step))
-        for name, value in self.trainee.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
-
-
-def _norm(parameters: list[nn.Parameter]) -> Tensor:
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Of their gradients, over all ranks."""
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     whole_norm: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return whole_norm
+
+
+@torch.no_grad()
+def follow(average: Mapping[str, Tensor], model: nn.Module, decay: float, step: int) -> None:
+    """Move the averaged weights after `step`; a short memory at first (as timm's ModelEmaV3 warms up)."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+        else:
+            average[name].copy_(value)
+
+
+def draw_from(seed: int, step: int, share: int, part: int = 0) -> None:
+    """Seed what a forward pass draws (dropout): it is the same after a resume, and in both passes of a part."""
+    torch.manual_seed(((seed * 1_000_003 + step) * 4096 + share) * 64 + part)
+
+
+def local_only(wrapped: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
+    """Gradients stay on this rank for now, if wanted and if the model is shared by several."""
+    if wanted and isinstance(wrapped, DistributedDataParallel):
+        context: AbstractContextManager[Any] = wrapped.no_sync()
+        return context
+    return nullcontext()
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

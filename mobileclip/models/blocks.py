@@ -45,8 +45,7 @@ class Attention(nn.Module):
     """Self-attention over a packed projection, `[B, N, C]` to `[B, N, C_out]`.
 
     `qkv` gives `[B, N, 3C]` (queries, keys, values), scale 1/sqrt(D) already in the first third (`fold_query_scale`).
-    `mask` is added to the scores: `[1 or W, 1 or H, N, N]`, finite; with W > 1 masks, B is a multiple of W and mask w
-    belongs to the rows b with b % W == w (Swin's windows).
+    `mask` is added to the scores: `[1, 1 or H, N, N]`, finite.
     """
 
     mask: Tensor | None
@@ -57,10 +56,8 @@ class Attention(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, x: Tensor) -> Tensor:
-        mask = self.mask
-        if mask is not None and mask.shape[0] not in (1, x.shape[0]):  # several images: each brings all its windows
-            mask = mask.repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
-        out: Tensor = self.proj(attention(self.qkv(x), self.heads, mask))
+        masks = () if self.mask is None else (self.mask,)
+        out: Tensor = self.proj(attention(self.qkv(x), self.heads, *masks))
         return out
 
 
@@ -89,8 +86,8 @@ class Block(nn.Module):
         return out
 
 
-def attention(qkv: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Attention of packed, already scaled `qkv` `[B, N, 3C]`, to `[B, N, C]`; `mask` adds to scores `[B, H, N, N]`."""
+def attention(qkv: Tensor, heads: int, *masks: Tensor) -> Tensor:
+    """Attention of packed, already scaled `qkv` `[B, N, 3C]`, to `[B, N, C]`; `masks` add to scores `[B, H, N, N]`."""
     batch, tokens, packed = qkv.shape
     dim = packed // 3
     split = (batch, tokens, heads, dim // heads)
@@ -98,7 +95,7 @@ def attention(qkv: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     k = qkv[..., dim : 2 * dim].reshape(split).permute(0, 2, 3, 1)  # [B, H, D, N], one transposition instead of two
     v = qkv[..., 2 * dim :].reshape(split).transpose(1, 2)  # [B, H, N, D]
     scores = torch.matmul(q, k)  # [B, H, N, N]
-    if mask is not None:
+    for mask in masks:
         scores = scores + mask
     mixed = torch.matmul(scores.softmax(dim=-1), v)  # [B, H, N, D]
     return mixed.transpose(1, 2).reshape(batch, tokens, dim)

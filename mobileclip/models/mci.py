@@ -109,6 +109,27 @@ class FusedMCi(nn.Module):
         return out
 
 
+class FusedMciPyramid(nn.Module):
+    """Pixels [B, 3, H, W] -> the maps of the stages at strides 4, 8, 16, 32, for dense heads."""
+
+    def __init__(self, stem: nn.Sequential, stages: nn.Sequential) -> None:
+        super().__init__()
+        self.stem, self.stages = stem, stages
+
+    @classmethod
+    def from_timm(cls, trunk: fastvit.FastVit) -> "FusedMciPyramid":
+        """New modules equal to the stem and stages of `trunk.eval()`; `trunk` is left as it is."""
+        stem = nn.Sequential(*(layer for block in trunk.stem for layer in _merged(block)))
+        fused = cls(stem, nn.Sequential(*map(_stage, trunk.stages)))
+        return fused.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = [self.stem(x)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+
 def _stage(stage: fastvit.FastVitStage) -> nn.Sequential:
     layers: list[nn.Module] = []
     if isinstance(stage.downsample, fastvit.PatchEmbed):

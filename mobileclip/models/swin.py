@@ -2,9 +2,15 @@
 
 `FusedSwin.from_timm(trunk)` is exactly `trunk.eval()` at its input size, written so that one delegate can take all of
 it: windows are cut and joined by one transposition of a four-dimensional tensor, the cyclic shift is slices and a
-concatenation, relative position bias and shift mask are one constant per block, and of each LayerNorm only the
-normalisation is left (see `blocks`). A comparison on phones is fair only if the baseline is rewritten as carefully as
-the model that it is held against.
+concatenation, relative position bias and shift mask are constants, and of each LayerNorm only the normalisation is
+left (see `blocks`). A comparison on phones is fair only if the baseline is rewritten as carefully as the model that it
+is held against. One folding of the others does not exist here: the stream keeps its mean over the channels, because a
+merging normalises four tokens at once and so sees how their means differ.
+
+Where windows do not divide a grid, timm fills it up with zeros in front of the packed projection; such a token has the
+projection's bias as key and value. Here that bias leaves both, exactly: what is added to all keys alike does not pass
+the softmax, and what is added to all values alike is added to their mean, so it moves into the bias behind. The grid
+can then be filled up with zeros *behind* the projection, and no linear layer runs on tokens that are not there.
 
 Source: Liu et al., Swin Transformer, 2021 (arXiv 2103.14030), sections 3.1-3.2; timm/models/swin_transformer.py.
 
@@ -16,11 +22,22 @@ import copy
 import torch
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mobileclip.errors import MobileClipError
-from mobileclip.models.blocks import Attention, Mlp, Normalise, fold_norm_into_linear, fold_query_scale
+from mobileclip.models.blocks import (
+    Mlp,
+    Normalise,
+    attention,
+    fold_norm_into_linear,
+    fold_query_scale,
+    linear_like,
+)
 
 Size = tuple[int, int]
+_ONE_MASK = 1 << 21
+"""Elements up to which relative position bias and shift mask are one constant: one addition instead of two, at the
+price of a copy of the bias for every window. 8 MiB in fp32; Swin-L at 256 px stays below, at 640 px it would pay
+450 MB."""
 
 
 class FusedSwin(nn.Module):
@@ -36,13 +53,8 @@ class FusedSwin(nn.Module):
     def from_timm(cls, trunk: SwinTransformer) -> "FusedSwin":
         """New modules equal to `trunk.eval()`; `trunk` is left as it is."""
         assert trunk.head.global_pool.pool_type == "avg", "only mean pooling has a deployed form"
-        _require_whole_windows(trunk)
-        body: list[nn.Module] = []
-        for stage in trunk.layers:
-            if isinstance(stage.downsample, PatchMerging):
-                body.append(fuse_merging(stage.downsample))
-            body.extend(fuse_block(block) for block in stage.blocks)
         patch, patch_norm = copy.deepcopy((trunk.patch_embed.proj, trunk.patch_embed.norm))
+        body = [block for stage in fuse_stages(trunk) for block in stage]
         norm, head = copy.deepcopy((trunk.norm, trunk.head.fc))
         if isinstance(head, nn.Linear):
             norm, head = fold_norm_into_linear(norm, head)  # the affine part passes through the mean over tokens
@@ -61,24 +73,58 @@ class SwinBlock(nn.Module):
     """Attention within windows, shifted by `shift` tokens, then the perceptron: `[B, H, W, C]` to `[B, H, W, C]`."""
 
     def __init__(
-        self, norm1: Normalise, attn: Attention, norm2: Normalise, mlp: Mlp, *, window: Size, shift: Size
+        self, norm1: Normalise, attn: "WindowAttention", norm2: Normalise, mlp: Mlp, *, window: Size, shift: Size
     ) -> None:
         super().__init__()
         self.norm1, self.attn, self.norm2, self.mlp = norm1, attn, norm2, mlp
         self.window, self.shift = window, shift
 
     def forward(self, x: Tensor) -> Tensor:
-        down, right = self.shift
-        size = (x.shape[1], x.shape[2])
-        y = partition(roll(self.norm1(x), down, right), self.window)  # [B * M, N, C]
-        y = roll(join(self.attn(y), size, self.window), -down, -right)
-        x = x + y
+        (down, right), (h, w) = self.shift, self.window
+        height, width = x.shape[1:3]
+        below, beside = -height % h, -width % w
+        y = self.attn.qkv(roll(self.norm1(x), down, right))  # [B, H, W, 3C]
+        if below or beside:
+            y = F.pad(y, (0, 0, 0, beside, 0, below))
+        y = self.attn(partition(y, self.window))  # [B * M, N, C]
+        y = join(y, (height + below, width + beside), self.window)
+        if below:
+            y = y[:, :height]
+        if beside:
+            y = y[:, :, :width]
+        x = x + roll(self.attn.proj(y), -down, -right)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
+class WindowAttention(nn.Module):
+    """What `SwinBlock` needs to attend: the projections, and between them packed windows `[B * M, N, 3C]` to
+    `[B * M, N, C]`.
+
+    `mask` is added to the scores, `[1 or M, A, N, N]`; then `shifted` where that is not in it, `[M, 1, N, N]`.
+    """
+
+    mask: Tensor
+    shifted: Tensor | None
+
+    def __init__(self, qkv: nn.Linear, proj: nn.Linear, heads: int, mask: Tensor, shifted: Tensor | None) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.heads = qkv, proj, heads
+        self.register_buffer("mask", mask)
+        self.register_buffer("shifted", shifted)
+
+    def forward(self, packed: Tensor) -> Tensor:
+        masks = [self.mask] if self.shifted is None else [self.mask, self.shifted]
+        windows = max(mask.shape[0] for mask in masks)
+        if windows not in (1, packed.shape[0]):  # several images: each brings all its windows
+            images = packed.shape[0] // windows
+            masks = [mask if mask.shape[0] == 1 else mask.repeat(images, 1, 1, 1) for mask in masks]
+        return attention(packed, self.heads, *masks)
+
+
 class Merging(nn.Module):
-    """Four neighbouring tokens become one of twice the channels: `[B, H, W, C]` to `[B, H / 2, W / 2, 2 C]`."""
+    """Four neighbouring tokens become one of twice the channels: `[B, H, W, C]` to `[B, H / 2, W / 2, 2 C]`. An odd row
+    or column has zeros beside it."""
 
     def __init__(self, norm: Normalise, reduction: nn.Linear) -> None:
         super().__init__()
@@ -86,6 +132,9 @@ class Merging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+            height, width = height + height % 2, width + width % 2
         x = x.reshape(batch * height // 2, 2, width // 2, 2 * dim).transpose(1, 2)  # [B * H/2, W/2, row, column * C]
         x = x.reshape(batch, height // 2, width // 2, 4 * dim)
         out: Tensor = self.reduction(self.norm(x))
@@ -120,19 +169,25 @@ def roll(x: Tensor, down: int, right: int) -> Tensor:
     return x
 
 
+def fuse_stages(trunk: SwinTransformer) -> list[nn.Sequential]:
+    """The stages of `trunk` at its input size, each `[B, H, W, C]` to the same or to `[B, H / 2, W / 2, 2 C]`."""
+    stages = []
+    for stage in trunk.layers:
+        merging = [fuse_merging(stage.downsample)] if isinstance(stage.downsample, PatchMerging) else []
+        stages.append(nn.Sequential(*merging, *(fuse_block(block) for block in stage.blocks)))
+    return stages
+
+
 def fuse_block(block: SwinTransformerBlock) -> SwinBlock:
-    """One timm block; its bias `[1, A, N, N]` and shift mask `[M, N, N]` (0 or -100) are added to one mask, once."""
+    """One timm block at its input size."""
     attn = block.attn
     norm1, qkv = fold_norm_into_linear(block.norm1, attn.qkv)
     norm2, fc1 = fold_norm_into_linear(block.norm2, block.mlp.fc1)
-    bias = attn._get_rel_pos_bias().detach()  # [1, A, N, N]
-    mask = block.get_attn_mask(device=bias.device, dtype=bias.dtype)  # [M, N, N] or None
-    if mask is not None:
-        bias = bias + mask[:, None]
-    bias = bias.clone(memory_format=torch.contiguous_format)  # with one head, odd strides would read as channels-last
+    qkv, proj = _without_constants(qkv, attn.qkv, attn.proj)
+    mask, shifted = _masks(block)
     return SwinBlock(
         norm1,
-        Attention(fold_query_scale(qkv, attn.scale), copy.deepcopy(attn.proj), attn.num_heads, bias),
+        WindowAttention(fold_query_scale(qkv, attn.scale), proj, attn.num_heads, mask, shifted),
         norm2,
         Mlp(fc1, copy.deepcopy(block.mlp.fc2), copy.deepcopy(block.mlp.act)),
         window=block.window_size,
@@ -148,15 +203,29 @@ def fuse_merging(merging: PatchMerging) -> Merging:
     return Merging(norm, reduction)
 
 
-def _require_whole_windows(trunk: SwinTransformer) -> None:
-    """Refuse sizes at which timm pads: a padded grid has no exact static form here."""
-    for index, stage in enumerate(trunk.layers):
-        before, grid, window = stage.input_resolution, stage.output_resolution, stage.blocks[0].window_size
-        halved = isinstance(stage.downsample, PatchMerging)
-        if any(n % w for n, w in zip(grid, window, strict=True)) or (halved and any(n % 2 for n in before)):
-            raise MobileClipError(
-                f"a Swin for {'x'.join(map(str, trunk.patch_embed.img_size))} pixels is not fused: stage {index + 1} "
-                f"makes {grid[0]}x{grid[1]} tokens of {before[0]}x{before[1]}, for windows of {window[0]}x{window[1]}. "
-                "Each stage must halve evenly and hold whole windows: choose a size such as 224 with window 7 or 256 "
-                "with window 8."
-            )
+def _without_constants(qkv: nn.Linear, original: nn.Linear, proj: nn.Linear) -> tuple[nn.Linear, nn.Linear]:
+    """(qkv, proj) in which the bias of the original projection has left keys and values: see the module's docstring.
+
+    `qkv` is `original` with the norm folded in: of its bias, what came from the norm stays.
+    """
+    weight, bias = proj.weight.detach().double(), proj.bias.detach().double()
+    packed = qkv.bias.detach().double()
+    if original.bias is not None:
+        kept = original.bias.detach().double()
+        dim = kept.numel() // 3
+        packed = torch.cat([packed[:dim], packed[dim:] - kept[dim:]])
+        bias = bias + weight @ kept[2 * dim :]
+    return linear_like(qkv.weight, qkv.weight.detach().double(), packed), linear_like(proj.weight, weight, bias)
+
+
+def _masks(block: SwinTransformerBlock) -> tuple[Tensor, Tensor | None]:
+    """Bias `[1, A, N, N]` and shift mask `[M, 1, N, N]` (0 or -100) of a block, or both as one `[M, A, N, N]`."""
+    bias = block.attn._get_rel_pos_bias().detach()  # [1, A, N, N]
+    mask = block.get_attn_mask(device=bias.device, dtype=bias.dtype)  # [M, N, N] or None
+    if mask is not None:
+        mask = mask[:, None]
+        if mask.shape[0] * bias.numel() <= _ONE_MASK:
+            bias, mask = bias + mask, None
+    # with one head, odd strides would read as channels-last
+    bias = bias.clone(memory_format=torch.contiguous_format)
+    return bias, None if mask is None else mask.clone(memory_format=torch.contiguous_format)

@@ -241,12 +241,17 @@ def quicken(model: Clip) -> Clip:
     text: Any = model.text
     if type(text) is TextTransformer and text.pool_type == "argmax" and text.cls_emb is None:
         text.__class__ = PooledText
-    for module in model.image.modules():
+    quicken_tower(model.image)
+    return model
+
+
+def quicken_tower(tower: nn.Module) -> None:
+    """The same for an image tower, or whatever holds one."""
+    for module in tower.modules():
         if type(module) is RepMixer:
             module.__class__ = MergedMixer
         if type(module) is nn.Conv2d and _suits(module):
             module.__class__ = DepthwiseConv2d
-    return model
 
 
 def _suits(conv: nn.Conv2d) -> bool:

@@ -65,8 +65,8 @@ class FusedViT(nn.Module):
         assert not trunk.dynamic_img_size, "the deployed form has one input size"
         assert isinstance(trunk.norm, nn.LayerNorm), "the deployed form reads its stream through a last LayerNorm"
         assert isinstance(trunk.fc_norm, nn.Identity)
-        prefix, position = _tokens(trunk)
-        layers, last = _stem(trunk.patch_embed)
+        prefix, position = tokens_of(trunk)
+        layers, last = fuse_stem(trunk.patch_embed)
         norm_pre = trunk.norm_pre
         centred = isinstance(norm_pre, nn.Identity)  # otherwise the stream starts behind an affine LayerNorm
         if centred:
@@ -114,7 +114,7 @@ def _fold_layer_scale(linear: nn.Linear, scale: nn.Module) -> nn.Linear:
     return copy.deepcopy(linear)
 
 
-def _stem(embed: Any) -> tuple[list[nn.Module], nn.Conv2d]:
+def fuse_stem(embed: Any) -> tuple[list[nn.Module], nn.Conv2d]:
     """Patch embedding as some layers and a last convolution, to `[B, C, H / 16, W / 16]`."""
     if not isinstance(embed, HybridEmbed):
         assert isinstance(embed.norm, nn.Identity)
@@ -129,7 +129,7 @@ def _stem(embed: Any) -> tuple[list[nn.Module], nn.Conv2d]:
     return layers, copy.deepcopy(last.conv)
 
 
-def _tokens(trunk: VisionTransformer) -> tuple[Tensor, Tensor]:
+def tokens_of(trunk: VisionTransformer) -> tuple[Tensor, Tensor]:
     """Class and register tokens with their positions `[1, K, C]`, and the positions of the patches `[1, P, C]`."""
     tokens = [token.detach() for token in (trunk.cls_token, trunk.reg_token) if token is not None]
     prefix, position = torch.cat(tokens, dim=1), trunk.pos_embed.detach()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -16,9 +16,10 @@ from mobileclip.verbs.screen import progress, table
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure checkpoints and exported bundles: zero-shot classification, retrieval, calibration.
+    """Measure checkpoints and exported bundles: zero-shot classification, retrieval, calibration; or a dense task.
 
     mobileclip evaluate runs/nano/last out/nano --zero-shot scenes/val --retrieval scenes/val
+    mobileclip evaluate runs/ade/best out/ade --dense ADEChallengeData2016 --out results
     """
 
     subjects: Positional[tuple[str, ...]]
@@ -37,6 +38,22 @@ class Evaluate:
     """Which artifacts of a bundle; onnx, then executorch-xnnpack, if left out."""
     limit: int | None = None
     """At most so many pictures of each set."""
+    dense: Path | None = None
+    """Data set of a dense task: its folder or file. The subjects are then dense checkpoints and bundles of them."""
+    task: str | None = None
+    """segmentation, detection or depth; the first subject's if left out."""
+    split: str = "val"
+    """Of the dense data set."""
+    layout: str | None = None
+    """Of the dense data set: ade, coco, nyu, scenes or folder; found out if left out."""
+    mode: Literal["whole", "slide", "fixed"] = "whole"
+    """Of dense checkpoints: the whole picture, windows, or stretched to one size, as bundles always do."""
+    flip: bool = False
+    """Of dense checkpoints: average with the mirrored picture."""
+    multi_scale: bool = False
+    """Of dense checkpoints: average over sizes 0.5 to 1.75; with --flip the papers' "ms + flip"."""
+    out: Path | None = None
+    """Folder for a page, per_class.csv, confusion.csv, bbox.json and segm.json of each subject of a dense task."""
     json: bool = False
     """Print the figures as JSON."""
 
@@ -44,8 +61,16 @@ class Evaluate:
         """Evaluate each subject on the same sets, then compare."""
         if not self.subjects:
             raise MobileClipError("nothing to evaluate: give a checkpoint or a bundle.")
+        if self.dense is not None:
+            return self._dense(self.dense)
+        given = next((name for name in ("task", "layout", "out") if getattr(self, name) is not None), None)
+        if given:
+            raise MobileClipError(f"--{given} is of dense tasks: give their data set as --dense too.")
         if self.zero_shot is None and self.retrieval is None:
-            raise DataError("nothing to evaluate on: give --zero-shot FOLDER, --retrieval FILE_OR_FOLDER, or both.")
+            raise DataError(
+                "nothing to evaluate on: give --zero-shot FOLDER, --retrieval FILE_OR_FOLDER, or both; of dense models "
+                "give --dense FOLDER."
+            )
         for path in (self.zero_shot, self.retrieval):
             if path is not None and not path.exists():
                 raise DataError(f"{path} does not exist: give a folder or a file that does.")
@@ -77,6 +102,29 @@ class Evaluate:
         else:
             _print(rows, compared)
         return 0
+
+    def _dense(self, path: Path) -> int:
+        """Evaluate each subject on the same pictures of a dense task, then compare with the first."""
+        from mobileclip.verbs.evaluate_dense import evaluate_dense
+
+        for option in ("zero_shot", "retrieval"):
+            if getattr(self, option) is not None:
+                name = option.replace("_", "-")
+                raise MobileClipError(f"--{name} is of image-text models and --dense of dense ones: give one of them.")
+        return evaluate_dense(
+            self.subjects,
+            path,
+            task=self.task,
+            split=self.split,
+            layout=self.layout,
+            target=self.target,
+            mode=self.mode,
+            flip=self.flip,
+            multi_scale=self.multi_scale,
+            limit=self.limit,
+            out=self.out,
+            as_json=self.json,
+        )
 
     def _target(self, subject: str) -> str | None:
         """The target is of bundles; a checkpoint beside them has none."""

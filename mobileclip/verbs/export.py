@@ -5,12 +5,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from export.targets import TARGETS, preset_of, targets_of
+from export.targets import OUTPUTS, TARGETS, Output, preset_of, targets_of
 from mobileclip.config import config_of
+from mobileclip.dense.config import head_of
 from mobileclip.errors import MobileClipError, OutputError
 from mobileclip.verbs.screen import lines, progress, table
 
@@ -20,10 +21,15 @@ class Export:
     """Turn a checkpoint into a bundle: artifacts for phones, each compared with the model it was made from.
 
     mobileclip export mobileclip_s2.pt --to onnx coreml executorch-xnnpack --out out/s2
+
+    mobileclip export runs/ade/best --size 512 512 --out out/ade
+
+    mobileclip export mobileclip_s2.pt --heads runs/ade/best runs/nyu/best --out out/both
     """
 
     checkpoint: Positional[str]
-    """File, folder, `hf-hub:owner/name`, `MobileCLIP-S2:datacompdr`, or `seeded:mobileclip_s2` (untrained)."""
+    """File, folder, `hf-hub:owner/name`, `MobileCLIP-S2:datacompdr`, or `seeded:mobileclip_s2` (untrained); or a dense
+    checkpoint, or `seeded:mci2+semfpn_phone@512`."""
     out: Path
     """Folder of the bundle."""
     to: tuple[str, ...] = tuple(TARGETS)
@@ -33,7 +39,15 @@ class Export:
     without_rewrite: tuple[str, ...] = ()
     """Rewrites to leave out, to see what they are good for."""
     labels: Path | None = None
-    """File with one label a line, for the sample apps."""
+    """File with one label a line, for the sample apps; dense checkpoints bring their own."""
+    output: Output = OUTPUTS[0]
+    """Of segmentation: labels or logits at a quarter of the input's sides, or logits at all of them."""
+    size: tuple[int, int] | None = None
+    """Rows and columns of a dense input, multiples of 32; the checkpoint's own if left out."""
+    heads: tuple[str, ...] = ()
+    """Dense checkpoints, finetuned on this checkpoint's frozen encoder, that share one pass with the embedding."""
+    view: tuple[Literal["image", "text", "dense"], ...] = ()
+    """Of an image-text model: the towers, or the image tower pixel by pixel; both towers if left out."""
     jobs: int = min(2, os.cpu_count() or 1)
     """Artifacts that are made at the same time; each process holds the model once."""
     force: bool = False
@@ -45,7 +59,8 @@ class Export:
         """Check what can be checked without a model, then export."""
         targets_of(self.to)
         preset_of(self.preset)
-        known_source(self.checkpoint)
+        for source in (self.checkpoint, *self.heads):
+            known_source(source)
         if self.out.exists() and not self.force:
             raise OutputError(f"{self.out} exists already: choose another folder, or pass --force to replace it.")
         labels = lines(self.labels, "label") if self.labels else None
@@ -59,6 +74,10 @@ class Export:
                 preset=self.preset,
                 without_rewrites=self.without_rewrite,
                 labels=labels or LABELS,
+                output=self.output,
+                size=self.size,
+                heads=self.heads,
+                views=self.view or None,
                 jobs=self.jobs,
                 force=self.force,
                 progress=say,
@@ -74,7 +93,10 @@ class Export:
 def known_source(checkpoint: str) -> None:
     """Say at once that a file or a seeded model is not there."""
     if checkpoint.startswith("seeded:"):
-        config_of(checkpoint.split(":")[1])
+        encoder, _, head = checkpoint.split(":")[1].partition("+")
+        config_of(encoder)
+        if head:
+            head_of(head.partition("@")[0])
     elif checkpoint.endswith((".pt", ".pth", ".bin", ".safetensors")) and not Path(checkpoint).exists():
         raise MobileClipError(
             f"{checkpoint} does not exist: give a checkpoint, or seeded:mobileclip_s2 to try without one."
@@ -86,14 +108,27 @@ def _print_bundle(out: Path, manifest: Mapping[str, Any]) -> None:
     for entry in manifest["artifacts"]:
         parity, gate = entry["parity"], entry["gate"]
         loose = ", ".join(f"{item['count']} {item['operator']} ({item['reason']})" for item in entry["loose"])
-        proof = gate["reason"] if parity is None else f"{parity['db']:.1f} dB ({parity['runtime']})"
+        proof = gate["reason"] if parity is None else _proof(parity)
         delegates = "–" if entry["delegates"] is None else str(entry["delegates"])
         rows.append((entry["file"], entry["precision"], f"{entry['bytes'] / 1e6:.1f}", delegates, loose or "–", proof))
     table(str(out), ("artifact", "precision", "MB", "delegates", "outside of them", "against the model"), rows)
-    checkpoint = manifest["model"]["checkpoint"]
-    print(
-        f"{manifest['model']['name']} from {checkpoint['source']} ({checkpoint['form']}); "
-        f"licence: {checkpoint['licence']}"
-    )
-    for warning in checkpoint.get("warnings", []):
-        print(f"warning: {warning}")
+    parts = [(manifest["model"]["name"], manifest["model"]["checkpoint"])]
+    parts += [
+        (head["head"], head["checkpoint"])
+        for head in manifest.get("dense", {}).get("heads", ())
+        if "checkpoint" in head
+    ]
+    for name, checkpoint in parts:
+        print(f"{name} from {checkpoint['source']} ({checkpoint['form']}); licence: {checkpoint['licence']}")
+        for warning in checkpoint.get("warnings", []):
+            print(f"warning: {warning}")
+
+
+def _proof(parity: Mapping[str, Any]) -> str:
+    """Each output's own figure, and what ran the artifact."""
+    told = [f"{name} {_figure(item)}".strip() for name, item in (parity.get("outputs") or {"": parity}).items()]
+    return f"{', '.join(told)} ({parity['runtime']})"
+
+
+def _figure(parity: Mapping[str, Any]) -> str:
+    return f"{parity['db']:.1f} dB" if parity.get("equal") is None else f"{100 * parity['equal']:.2f} % equal"

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from mobileclip.errors import TrainingError
-from mobileclip.recipes import recipe_of, require_shards
+from mobileclip.recipes import assignments, recipe_of, require_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +35,7 @@ class Train:
 
     def run(self) -> int:
         """Check the recipe, then train."""
-        overrides: dict[str, object] = {}
-        for item in self.set:
-            key, sign, value = item.partition("=")
-            if not sign:
-                raise TrainingError(f"'{item}' sets nothing: write FIELD=VALUE, as in batch=1024.")
-            overrides[key] = value
+        overrides: dict[str, object] = dict(assignments(self.set))
         if self.shards:
             overrides["shards"] = self.shards
         if self.val is not None:

@@ -28,6 +28,8 @@ class Verify:
     """File with one caption a line."""
     checkpoint: str | None = None
     """The model of the bundle, when it is no longer where the manifest says."""
+    heads: tuple[str, ...] = ()
+    """The heads of a multi-task bundle, likewise."""
     against: Path | None = None
     """For a single file: another model file, fed the same inputs."""
     inputs: Path | None = None
@@ -71,6 +73,7 @@ class Verify:
                     images=self.images,
                     text=self.text,
                     checkpoint=self.checkpoint,
+                    heads=self.heads or None,
                     limit=self.limit,
                     progress=say,
                 )
@@ -85,16 +88,18 @@ def _print_report(report: Any, audit: bool) -> None:
     rows = []
     for row in report.rows:
         if row.passed is None:
-            rows.append((row.file, "", "0", "", "", "", "", row.note))
+            rows.append((f"{row.file} {row.output}".strip(), "", "0", "", "", "", "", row.note))
             continue
         inside = "" if row.largest is None else f"{row.largest:.4g}"
         verdict = ("passed" if row.passed else "FAILED") + f", {row.note}"
         if row.overflows:
             verdict += f"; fp16 overflow in {', '.join(row.overflows[:3])}"
         spread = f"{row.db:.1f} / {row.db_mean:.1f}"
+        if row.equal is not None:
+            spread = f"{100 * row.equal:.2f} % equal"
         rows.append(
             (
-                row.file,
+                f"{row.file} {row.output}".strip(),
                 row.runtime,
                 str(row.inputs),
                 spread,

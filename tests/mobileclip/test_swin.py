@@ -1,7 +1,5 @@
 """The deployed Swin equals timm's at every kind of window: shifted, as large as the grid, oblong, in batches."""
 
-import re
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +7,7 @@ from hypothesis import strategies as st
 from timm.models.swin_transformer import SwinTransformer, window_partition, window_reverse
 from torch import nn
 
-from mobileclip.errors import MobileClipError
+from mobileclip.models import swin
 from mobileclip.models.blocks import Normalise
 from mobileclip.models.swin import FusedSwin, SwinBlock, join, partition, roll
 
@@ -18,6 +16,8 @@ SHAPES = {
     "window 8 at 128": {"img_size": 128, "window_size": 8, "depths": (2, 2, 1)},
     "window above the grid": {"img_size": 64, "window_size": 4, "depths": (2, 2, 2)},
     "oblong, shifted along one axis": {"img_size": (64, 128), "window_size": 4, "depths": (2, 2, 2)},
+    "windows filled up": {"img_size": (128, 160), "window_size": 7, "depths": (2, 2, 2)},
+    "odd grids filled up": {"img_size": (60, 84), "window_size": 4, "depths": (2, 2, 2)},
 }
 
 
@@ -92,33 +92,33 @@ def test_masks_have_plain_strides() -> None:
     for block in FusedSwin.from_timm(tiny(**SHAPES["window 7, last stage whole"])).body:
         if isinstance(block, SwinBlock):
             mask = block.attn.mask
-            assert mask is not None
             assert mask.stride() == torch.empty(mask.shape).stride()
 
 
 @torch.no_grad()
+def test_large_shift_masks_stay_apart_from_the_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(**SHAPES["windows filled up"])
+    monkeypatch.setattr(swin, "_ONE_MASK", 0)
+    fused = FusedSwin.from_timm(model)
+    masks = [block.attn.shifted for block in fused.body if isinstance(block, SwinBlock)]
+    assert [mask is None for mask in masks] == [True, False] * 3
+    assert masks[1] is not None
+    assert masks[1].shape == (5 * 6, 1, 49, 49)
+    x = torch.randn(2, 3, 128, 160)
+    assert error(fused(x), model(x)) < 1e-5
+
+
+@torch.no_grad()
 def test_at_most_four_dimensions_and_no_index_arithmetic() -> None:
-    fused = FusedSwin.from_timm(tiny(img_size=64, window_size=4, depths=(2, 1)))
-    graph = torch.export.export(fused, (torch.zeros(1, 3, 64, 64),)).graph
+    fused = FusedSwin.from_timm(tiny(img_size=72, window_size=4, depths=(2, 1)))
+    graph = torch.export.export(fused, (torch.zeros(1, 3, 72, 72),)).graph
     ranks = [node.meta["val"].ndim for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)]
     names = {str(node.target).split(".")[1] for node in graph.nodes if node.op == "call_function"}
     assert max(ranks) == 4
     assert names <= {
-        *("conv2d", "linear", "matmul", "layer_norm", "gelu", "softmax", "add", "mean", "cat", "slice"),
+        *("conv2d", "linear", "matmul", "layer_norm", "gelu", "softmax", "add", "mean", "cat", "slice", "pad"),
         *("permute", "transpose", "reshape", "view", "flatten"),
     }
-
-
-@pytest.mark.parametrize(
-    ("size", "window", "text"),
-    [
-        (60, 4, "a Swin for 60x60 pixels is not fused: stage 1 makes 15x15 tokens of 15x15, for windows of 4x4."),
-        (56, 7, "a Swin for 56x56 pixels is not fused: stage 3 makes 4x4 tokens of 7x7, for windows of 4x4."),
-    ],
-)
-def test_refuses_sizes_that_timm_pads(size: int, window: int, text: str) -> None:
-    with pytest.raises(MobileClipError, match=re.escape(f"{text} Each stage must halve evenly and hold whole windows")):
-        FusedSwin.from_timm(tiny(img_size=size, window_size=window, depths=(1, 1, 1)))
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 2), st.data())

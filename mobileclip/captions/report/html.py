@@ -142,9 +142,10 @@ def size(count: float) -> str:
     return f"{count:,.1f} TB"
 
 
-def page(title: str, body: Iterable[Part]) -> str:
-    """The whole document."""
-    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+def page(title: str, body: Iterable[Part], style: str = "") -> str:
+    """The whole document; `style` goes behind the style sheet of all reports."""
+    style = STYLE + style
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     head = el(
         "head",
@@ -154,7 +155,7 @@ def page(title: str, body: Iterable[Part]) -> str:
         el("meta", name="referrer", content="no-referrer"),
         el("meta", name="color-scheme", content="light dark"),
         el("title", title),
-        el("style", Markup(STYLE)),
+        el("style", Markup(style)),
     )
     return f"<!doctype html>\n{el('html', head, el('body', list(body)), lang='en')}\n"
 
