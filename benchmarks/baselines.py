@@ -19,8 +19,8 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from export.manifest import Bundle, sha256_of, size_of
-from export.reference import reference_subject
 from export.recipe import export, loose_operators
+from export.reference import reference_subject
 from export.targets import TARGETS, Kind
 from export.views import View
 from mobileclip import __version__

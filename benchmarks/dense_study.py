@@ -13,6 +13,7 @@ A study that was interrupted goes on where it was, if it is given the same --wor
 
 import argparse
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -198,10 +199,10 @@ def _panel(rows: Sequence[dict[str, Any]], place: int) -> Markup:
     low, high = min(values), max(values)
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
     counts = sorted({row["pictures"] for row in rows})
-    reach = np.log(counts[-1] / counts[0])
+    reach = math.log(counts[-1] / counts[0])
 
     def x(pictures: float) -> float:
-        return LEFT + WIDE * float(np.log(pictures / counts[0]) / reach)
+        return LEFT + WIDE * math.log(pictures / counts[0]) / reach
 
     def y(value: float) -> float:
         return TOP + HIGH * (1 - (value - low) / (high - low))

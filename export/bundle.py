@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,13 @@ from PIL import Image
 
 from export import manifest
 from export.runtimes import tool_versions
-from export.subjects import Subject
 from export.targets import Kind
 from export.views import View
 from mobileclip import __version__
 from mobileclip.config import Origin
+
+if TYPE_CHECKING:
+    from export.subjects import Subject
 
 
 def write_known_answers(views: Mapping[Kind, View], partial: Path) -> None:
@@ -58,7 +60,7 @@ def answers_of(folder: Path, answer: Mapping[str, Any]) -> list[npt.NDArray[Any]
 
 
 def finish(
-    subject: Subject,
+    subject: "Subject",
     views: Mapping[Kind, View],
     partial: Path,
     *,

@@ -8,7 +8,7 @@ through a fused model.
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from open_clip.transformer import TextTransformer
 from timm.models.fastvit import FastVit
@@ -16,11 +16,9 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from mobileclip.dense.model import DenseModel
 from mobileclip.errors import MobileClipError
 from mobileclip.models import Clip
 from mobileclip.models.mci import FusedMCi
-from mobileclip.models.pyramid import Pyramid
 from mobileclip.models.swin import FusedSwin
 from mobileclip.models.text import FusedText, MctText
 from mobileclip.models.vit import FusedViT
@@ -38,17 +36,24 @@ FUSED = (FusedMCi, FusedViT, FusedSwin, FusedText)
 """The deployed forms."""
 
 
+@runtime_checkable
+class Deployable(Protocol):
+    """A module that makes its own deployed form: a `DenseModel`, its encoder, its head."""
+
+    def deployed(self) -> nn.Module: ...
+
+
 def is_fused(model: nn.Module) -> bool:
     """Whether every tower of `model` is in its deployed form."""
     if isinstance(model, Clip):
         return all(isinstance(tower, FUSED) for tower in (model.image, model.text) if tower is not None)
-    if isinstance(model, DenseModel):
-        return not isinstance(model.encoder, Pyramid)
+    if isinstance(model, Deployable):
+        return bool(getattr(model, "is_deployed", False))
     return isinstance(model, FUSED)
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """The deployed form of a `Clip`, a `DenseModel` or one tower, in evaluation mode; same inputs, same outputs.
+    """The deployed form of a `Clip`, a `DenseModel` or a part of one, in evaluation mode; same inputs, same outputs.
 
     Raises:
         MobileClipError: a tower of a class that has no deployed form.
@@ -58,8 +63,9 @@ def fuse(model: nn.Module) -> nn.Module:
         fused.logit_scale.data = model.logit_scale.detach().clone()
         fused.origin = model.origin
         return fused.eval().requires_grad_(False)
-    if isinstance(model, DenseModel):
-        return _fuse_dense(model)
+    if isinstance(model, Deployable):
+        new = copy.deepcopy(model) if is_fused(model) else model.deployed()
+        return new.eval().requires_grad_(False)
     if isinstance(model, FUSED):
         return copy.deepcopy(model).eval()
     for tower, make in TOWERS.items():
@@ -67,13 +73,3 @@ def fuse(model: nn.Module) -> nn.Module:
             return make(model).eval().requires_grad_(False)
     known = ", ".join(sorted(tower.__name__ for tower in TOWERS))
     raise MobileClipError(f"a {type(model).__name__} has no deployed form: fuse takes {known}, or a Clip of them.")
-
-
-def _fuse_dense(model: DenseModel) -> DenseModel:
-    if is_fused(model):
-        return copy.deepcopy(model).eval()
-    encoder: Any = model.encoder
-    head: Any = model.head
-    fused = DenseModel(model.config, encoder.deployed(), head.deployed())
-    fused.origin = model.origin
-    return fused.eval().requires_grad_(False)

@@ -1,6 +1,9 @@
 """Names of the classes of public data sets, in the order of their ids. Imports nothing heavy."""
 
+from collections.abc import Sequence
+
 from mobileclip.dense.config import Task
+from mobileclip.errors import CheckpointError
 
 _ADE20K = """
     wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
@@ -46,3 +49,20 @@ def default_labels(task: Task) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if task == "segmentation":
         return ADE20K, ()
     return (COCO, COCO_IDS) if task == "detection" else ((), ())
+
+
+def require_labels(own: Sequence[str], labels: Sequence[str], where: str) -> None:
+    """See that a model's classes are as many as those of data that it is to be measured or trained on.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if len(own) != len(labels):
+        raise CheckpointError(
+            f"{where} has {len(own)} classes ({_some(own)}), the data {len(labels)} ({_some(labels)}): "
+            "give data of the same classes, or finetune for these."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -59,6 +59,19 @@ class DenseModel(nn.Module):
         parts: dict[str, Tensor] = self.head.loss(self.encoder(x), targets)  # type: ignore[operator]
         return parts
 
+    @property
+    def is_deployed(self) -> bool:
+        """Whether this is what `deployed` gave."""
+        return not isinstance(self.encoder, Pyramid)
+
+    def deployed(self) -> "DenseModel":
+        """A new model of the deployed forms of both parts, equal in evaluation (`mobileclip.fuse` asks for it)."""
+        encoder: Any = self.encoder
+        head: Any = self.head
+        fused = DenseModel(self.config, encoder.deployed(), head.deployed())
+        fused.origin = self.origin
+        return fused
+
 
 def build(config: DenseConfig) -> DenseModel:
     """A dense model with fresh weights, in evaluation mode, in the form that trains.

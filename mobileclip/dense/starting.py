@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import timm
 from torch import Tensor, nn
@@ -19,9 +18,11 @@ from mobileclip import checkpoint_keys as keys
 from mobileclip.checkpoint_build import fill_state
 from mobileclip.checkpoint_config import UNKNOWN
 from mobileclip.checkpoint_files import SUFFIXES, read_weights, sha256_of
-from mobileclip.config import MODELS, ImageTower, ModelConfig, Origin, Preprocess
+from mobileclip.config import ModelConfig, Origin
 from mobileclip.dense.checkpoint import SCRATCH, TIMM, is_dense, load
 from mobileclip.dense.config import DenseConfig
+from mobileclip.dense.encoders import config_from_timm, with_timms_pixels
+from mobileclip.dense.labels import require_labels
 from mobileclip.dense.model import DenseModel, build_head
 from mobileclip.errors import CheckpointError
 from mobileclip.fuse import is_fused
@@ -80,31 +81,6 @@ def source_of(name: str, otherwise: ModelConfig) -> Source:
     return Source(encoder=clip.config, state=clip.image.state_dict(), origin=clip.origin)
 
 
-def config_from_timm(name: str) -> ModelConfig:
-    """An encoder by timm's name, with the mean and std of timm's own weights."""
-    architecture = name.partition(".")[0]
-    for config in MODELS.values():
-        if config.image.timm == architecture and not config.image.args and config.text is None:
-            return _with_pixels(config, name)
-    config = ModelConfig(
-        name=architecture,
-        image=ImageTower(timm=architecture, pool="avg"),
-        preprocess=Preprocess(size=256),
-        embed_dim=512,
-    )
-    return _with_pixels(config, name)
-
-
-def _with_pixels(config: ModelConfig, name: str) -> ModelConfig:
-    found = timm.get_pretrained_cfg(name)
-    if found is None:
-        return config
-    kind: Any = "bicubic" if found.interpolation == "bicubic" else "bilinear"
-    mean, std = tuple(map(float, found.mean)), tuple(map(float, found.std))
-    pixels = Preprocess(size=found.input_size[-1], mean=mean, std=std, interpolation=kind)  # type: ignore[arg-type]
-    return replace(config, preprocess=pixels)
-
-
 def _from_timm(name: str, otherwise: ModelConfig) -> Source:
     """Weights that timm downloads, unless they are in its cache."""
     architecture = name.partition(".")[0]
@@ -125,7 +101,7 @@ def _from_timm(name: str, otherwise: ModelConfig) -> Source:
             "file of the weights."
         ) from error
     same = otherwise.image.timm == architecture
-    encoder = _with_pixels(otherwise, name) if same else config_from_timm(name)
+    encoder = with_timms_pixels(otherwise, name) if same else config_from_timm(name)
     licence = str(trunk.pretrained_cfg.get("license") or UNKNOWN)
     research = any(mark in licence for mark in ("apple-amlr", "nc-", "-nc", "research"))
     origin = Origin(form="timm", source=f"{TIMM}{name}", sha256="", licence=licence, licence_research_only=research)
@@ -175,9 +151,7 @@ def _take_head(model: DenseModel, begun: DenseModel | None, name: str) -> None:
             f"'{name}' holds {what} where {model.config.head} is to be kept: give a dense checkpoint with it, or begin "
             "with a fresh head."
         )
-    from mobileclip.dense.weights import require_labels
-
-    require_labels(begun.config, model.config.labels, f"'{name}'")
+    require_labels(begun.config.labels, model.config.labels, f"'{name}'")
     fill_state(model.head.state_dict(), begun.head.state_dict(), model.config.name, f"'{name}'")
 
 

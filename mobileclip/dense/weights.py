@@ -10,15 +10,16 @@ import timm
 import torch
 from torch import Tensor
 
-from mobileclip.checkpoint_build import WithoutDrawing, fill_state, require_finite, some
+from mobileclip.checkpoint_build import WithoutDrawing, fill_state, require_finite
 from mobileclip.checkpoint_config import OWN, UNKNOWN, faults, require_document
 from mobileclip.checkpoint_files import SUFFIXES, as_json, placing, read_json, read_weights, sha256_of, write_weights
-from mobileclip.config import MODELS, ModelConfig, Origin
+from mobileclip.config import Origin
 from mobileclip.dense.checkpoint import CONFIG, FORMAT, SEEDED, WEIGHTS
 from mobileclip.dense.config import DenseConfig, head_of
+from mobileclip.dense.encoders import encoder_named
 from mobileclip.dense.labels import default_labels
 from mobileclip.dense.model import DenseModel, build
-from mobileclip.errors import CheckpointError, MobileClipError, OutputError, UnknownName
+from mobileclip.errors import CheckpointError, MobileClipError, OutputError
 from mobileclip.fuse import fuse, is_fused
 from mobileclip.models import seed_weights
 from mobileclip.models.pyramid import PYRAMIDS
@@ -122,34 +123,6 @@ def seeded(source: str) -> DenseModel:
     seed_weights(model, int(seed or 0))
     model.origin = Origin(form="seeded", source=f"{source.partition(':')[0]}:{name}+{head}", sha256="", licence=OWN)
     return model
-
-
-def encoder_named(name: str) -> ModelConfig:
-    """The configuration of an encoder by its name in `MODELS`, or by timm's.
-
-    Raises:
-        UnknownName: neither.
-    """
-    if name in MODELS:
-        return MODELS[name]
-    if not timm.is_model(name):
-        raise UnknownName("encoder (or architecture of timm)", name, MODELS)
-    from mobileclip.dense.starting import config_from_timm
-
-    return config_from_timm(name)
-
-
-def require_labels(model: DenseConfig, labels: tuple[str, ...], where: str) -> None:
-    """See that a model's classes are as many as those of data that it is to be measured or trained on.
-
-    Raises:
-        CheckpointError: they are not.
-    """
-    if len(model.labels) != len(labels):
-        raise CheckpointError(
-            f"{where} has {len(model.labels)} classes ({some(model.labels)}), the data {len(labels)} ({some(labels)}): "
-            "give data of the same classes, or finetune for these."
-        )
 
 
 def _document(model: DenseModel, record: Mapping[str, Any] | None, digest: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Dense models are compared by one rule: lowered once, proved against the form that trains, then timed side by side."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +69,11 @@ def test_wrong_artifacts_have_no_latency(measured: Path, cache: Path) -> None:
     np.save(folder / "output0.npy", wanted)
 
 
-@pytest.mark.parametrize("size", [512, 640])
-def test_published_sizes_of_the_pair(size: int) -> None:
+def test_published_sizes_of_the_pair() -> None:
     """38.5 M against 234.1 M parameters, "6.1x smaller" (papers)."""
+    names = ("mci2+semfpn@512", "swin_l_384+uper@640")
     with torch.device("meta"):
-        ours, theirs = (
-            dense_sides.built(dense_sides.side_of(name)) for name in ("mci2+semfpn@512", f"swin_l_384+uper@{size}")
-        )
+        ours, theirs = (dense_sides.built(dense_sides.side_of(name)) for name in names)
     a, b = (sum(p.numel() for p in model.parameters()) / 1e6 for model in (ours, theirs))
     assert a == pytest.approx(38.5, rel=0.03)
     assert b == pytest.approx(234.1, rel=0.03)
@@ -98,12 +97,15 @@ def test_names_of_sides() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("mci2+semfpn", "'mci2+semfpn' names no side: write ENCODER.HEAD@SIZE or ENCODER@SIZE, such as mci2"),
+        (
+            "mci2+semfpn",
+            "'mci2+semfpn' names no side: write ENCODER+HEAD@SIZE or ENCODER@SIZE, such as mci2+semfpn@512 or",
+        ),
         ("mci2@500", "a picture of 500 x 500 cannot be exported: both sides must be multiples of 32"),
     ],
 )
 def test_refuses_sides(name: str, text: str) -> None:
-    with pytest.raises(MobileClipError, match=text):
+    with pytest.raises(MobileClipError, match=re.escape(text)):
         dense_sides.side_of(name)
 
 

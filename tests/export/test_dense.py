@@ -18,8 +18,9 @@ from export.encoder import BundleEncoder
 from export.manifest import Bundle
 from export.parity import compare_labels, compare_objects, compare_outputs, worst
 from export.rewrites import rewrite
+from export.runtimes import open_artifact
 from export.targets import FP16, FP32, TARGETS, output_of
-from export.to_executorch import lower_xnnpack
+from export.to_executorch import lower_coreml, lower_xnnpack
 from mobileclip.config import config_of
 from mobileclip.dense import host
 from mobileclip.dense.checkpoint import load
@@ -47,9 +48,8 @@ def picture(height: int = 70, width: int = 90) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A segmentation for every target that runs here."""
-    targets = [name for name in TARGETS if name != "executorch-vulkan"]
-    return export.export("seeded:nano+semfpn_phone@64", targets, tmp_path_factory.mktemp("dense") / "seg")
+    out = tmp_path_factory.mktemp("dense") / "seg"
+    return export.export("seeded:nano+semfpn_phone@64", ["onnx", "coreml"], out)
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +91,22 @@ def small(head: str, size: tuple[int, int] = (64, 64)) -> DenseModel:
     return DenseModel(config, encoder, made.deployed()).eval()  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("head", PHONE)
-def test_phone_heads_are_one_delegate_on_xnnpack(head: str, tmp_path: Path) -> None:
-    view = dense_view(small(head))
-    changed = rewrite(view, TARGETS["executorch-xnnpack"].rewrites)
+@pytest.mark.parametrize(
+    ("head", "target"),
+    [*((head, "executorch-xnnpack") for head in PHONE), ("semfpn_phone", "executorch-coreml")],
+)
+def test_phone_heads_are_one_delegate(head: str, target: str, tmp_path: Path) -> None:
+    """And what the delegate gives is right, with the argmax behind it."""
+    view, path = dense_view(small(head)), tmp_path / "m.pte"
+    changed = rewrite(view, TARGETS[target].rewrites)
     with torch.no_grad():
-        found = lower_xnnpack(changed, tmp_path / "m.pte", "apple")  # type: ignore[arg-type]
+        found = (lower_xnnpack if "xnnpack" in target else lower_coreml)(changed, path, "apple")  # type: ignore[arg-type]
     assert found.delegates == 1
     outside = {"aten_argmax_default": 1, "dim_order_ops__to_dim_order_copy_default": 1}
     assert dict(found.loose) == (outside if view.wide == "argmax" else {})
+    outputs = open_artifact(path, target).run([view.example.numpy()])
+    judged = compare_outputs(outputs, view.answer(view.example), [item.as_dict() for item in view.outputs])
+    assert all(item.passes(TARGETS[target].gate) for item in judged), judged
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 160)])
@@ -132,12 +139,10 @@ def test_outputs_of_segmentation() -> None:
     assert best.dtype == np.int32
 
 
-def test_every_target_agrees_and_is_one_delegate(bundle: Path) -> None:
+def test_targets_agree(bundle: Path) -> None:
     for entry in Bundle.open(bundle).manifest["artifacts"]:
         assert entry["gate"]["passed"] is True
         assert entry["parity"]["equal"] >= FP16.equal
-        assert entry["delegates"] in (1, None)
-        assert all("on the CPU" in item["reason"] for item in entry["loose"] if item["compute"])
     assert is_dense_bundle(bundle)
 
 
@@ -182,7 +187,7 @@ def test_parity_of_every_output(detector: Path) -> None:
         np.testing.assert_array_equal(held, made)
 
 
-@pytest.mark.parametrize("target", ["onnx", "executorch-xnnpack", "coreml", "executorch-coreml"])
+@pytest.mark.parametrize("target", ["onnx", "coreml"])
 def test_a_segmentation_as_a_predictor(bundle: Path, target: str) -> None:
     see = bundle_predictor(bundle, target)
     assert (see.task, len(see.labels), see.category_ids[:2]) == ("segmentation", 150, (0, 1))

@@ -27,8 +27,9 @@ class MatmulRoiAlign(nn.Module):
 
     Attributes:
         levels: number of levels that regions of this picture size can reach; the others are not read.
+        only: of the first level: maps' pixels for one of the picture's, rows, columns.
         limits: [1, L - 1], where the next level begins, as the region's area over 224 x 224.
-        about: [3, L], of each level: maps' pixels for one of the picture's, rows, columns.
+        about: [3, L], the same of each level.
         samples: [2, 1, n, 1], where the two samples of each bin are, as shares of the region's side.
         grid: [1, 1, 1, G], 0, 1, 2, ...; its first numbers are the pixels of any axis.
         repeat: [1, n, 1, 1], ones.
@@ -56,6 +57,7 @@ class MatmulRoiAlign(nn.Module):
             "grid": torch.arange(float(max(size) // strides[0]))[None, None, None],
             "repeat": torch.ones(1, bins, 1, 1),
         }
+        self.only = (1 / strides[0], float(size[0] // strides[0]), float(size[1] // strides[0]))
         for name, value in constants.items():
             self.register_buffer(name, value.contiguous(), persistent=False)
 
@@ -63,9 +65,9 @@ class MatmulRoiAlign(nn.Module):
         """Maps [1, H, W, C] and regions [K, 4] in pixels inside the picture -> [K, C, n, n]."""
         count, bins = boxes.shape[0], self.bins
         member = self._members(boxes) if self.levels > 1 else None  # [K, L]
-        about = self.about.T if member is None else F.linear(member, self.about)  # [1 or K, 3]
-        ys = self._positions(boxes[:, 1:2], boxes[:, 3:4], about[:, :1], about[:, 1:2])
-        xs = self._positions(boxes[:, 0:1], boxes[:, 2:3], about[:, :1], about[:, 2:])
+        scale, rows, columns = self._about(member)
+        ys = self._positions(boxes[:, 1:2], boxes[:, 3:4], scale, rows)
+        xs = self._positions(boxes[:, 0:1], boxes[:, 2:3], scale, columns)
         total: Tensor | None = None
         for level, part in enumerate(maps[: self.levels]):
             _, down, across, channels = part.shape
@@ -86,14 +88,25 @@ class MatmulRoiAlign(nn.Module):
         reached = ((width / CANONICAL) * (height / CANONICAL) >= self.limits).to(boxes.dtype)  # [K, L - 1]
         return F.pad(reached, (1, 0), value=1.0) - F.pad(reached, (0, 1))
 
-    def _positions(self, low: Tensor, high: Tensor, scale: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    def _about(self, member: Tensor | None) -> Sequence[Tensor | float]:
+        """Of each region's own map: scale, rows, columns, each [K, 1]; numbers where there is one map, since XNNPACK
+        cannot slice a tensor of one row."""
+        if member is None:
+            return self.only
+        about = F.linear(member, self.about)  # [K, 3]
+        return [about[:, part : part + 1] for part in range(3)]
+
+    def _positions(
+        self, low: Tensor, high: Tensor, scale: Tensor | float, end: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
         """Samples of both kinds along an axis, [2, K, n, 1]: positions in the region's own map, and weights: half each,
-        or 0 beyond the end of the map, where torchvision reads 0."""
+        or 0 beyond the end of the map, where torchvision reads 0. All arguments [K, 1] or numbers."""
         low, length = low * scale, ((high - low) * scale).clamp(min=1.0)
-        low, length, end = (value.reshape(1, -1, 1, 1) for value in (low, length, end))
-        places = low + self.samples * length
-        inside = (places <= end).to(low.dtype)
-        return torch.minimum(places, end - 1), inside * 0.5
+        places = low.reshape(1, -1, 1, 1) + self.samples * length.reshape(1, -1, 1, 1)
+        if isinstance(end, Tensor):
+            end = end.reshape(1, -1, 1, 1)
+            return torch.minimum(places, end - 1), (places <= end).to(low.dtype) * 0.5
+        return places.clamp(max=end - 1), (places <= end).to(low.dtype) * 0.5
 
     def _hats(self, places: Tensor, weights: Tensor, pixels: int) -> Tensor:
         """Bilinear weights of the pixels of an axis, [1, K, n, pixels]."""

@@ -21,9 +21,9 @@ from mobileclip.checkpoint_config import OWN
 from mobileclip.config import Origin, config_of
 from mobileclip.dense.checkpoint import encoder_of, is_dense, load, save, start
 from mobileclip.dense.config import DenseConfig
-from mobileclip.dense.labels import ADE20K, COCO, COCO_IDS, default_labels
+from mobileclip.dense.encoders import encoder_named
+from mobileclip.dense.labels import ADE20K, COCO, COCO_IDS, default_labels, require_labels
 from mobileclip.dense.model import DenseModel
-from mobileclip.dense.weights import encoder_named, require_labels
 from mobileclip.digests import sha256_of
 from mobileclip.errors import CheckpointError, MobileClipError, OutputError, UnknownName
 from mobileclip.fuse import is_fused
@@ -167,7 +167,7 @@ def test_another_number_of_classes(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"^'x' has 150 classes \(wall, .*\), the data 2 \(a, b\): give data of the"
     ):
-        require_labels(built.config, ("a", "b"), "'x'")
+        require_labels(built.config.labels, ("a", "b"), "'x'")
 
 
 def test_what_cannot_be_written(model: DenseModel, folder: Path, tmp_path: Path) -> None:

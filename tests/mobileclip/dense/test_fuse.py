@@ -11,8 +11,8 @@ from torch import nn
 
 import mobileclip
 from mobileclip.dense.config import DenseConfig
+from mobileclip.dense.encoders import encoder_named
 from mobileclip.dense.model import DenseModel, build
-from mobileclip.dense.weights import encoder_named
 from mobileclip.fuse import is_fused
 from mobileclip.models import seed_weights
 from mobileclip.models.heads.blocks import Nearest2, Pooled

@@ -188,7 +188,7 @@ def test_training_lowers_the_loss() -> None:
     model, images, truth = detector().train(), padded(pictures()), targets(*TWO)
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
     totals = []
-    for _ in range(8):
+    for _ in range(6):
         loss = sum(model.loss(images, truth).values(), torch.tensor(0.0))
         optimiser.zero_grad()
         loss.backward()

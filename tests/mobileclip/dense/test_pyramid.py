@@ -10,7 +10,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
 
 from mobileclip.config import ModelConfig, config_of
-from mobileclip.dense.weights import encoder_named
+from mobileclip.dense.encoders import encoder_named
 from mobileclip.errors import MobileClipError
 from mobileclip.models import seed_weights
 from mobileclip.models.pyramid import Pyramid, build_pyramid, pyramid_of, set_drop_path
