@@ -195,7 +195,7 @@ def drawn(rows: Sequence[dict[str, Any]]) -> str:
 
 def _panel(rows: Sequence[dict[str, Any]], place: int) -> Markup:
     task = rows[0]["task"]
-    values = [row["figure"] for row in rows]
+    values: list[float] = [row["figure"] for row in rows]
     low, high = min(values), max(values)
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
     counts = sorted({row["pictures"] for row in rows})
