@@ -9,7 +9,7 @@ encoder does not change by a bit, statistics included.
 from collections.abc import Sequence
 
 import torch
-from timm.layers import DropPath, convert_sync_batchnorm
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -23,10 +23,9 @@ from mobileclip.dense.schedule import learning_rate
 from mobileclip.distributed import rank, world
 from mobileclip.errors import Diverged
 from mobileclip.loop import Figures
+from mobileclip.models.pyramid import set_drop_path
 from mobileclip.models.training import quicken_tower
 from mobileclip.train_step import draw_from, follow, gradient_norm, local_only
-
-_BRANCHES = ("drop_path", "drop_path1", "drop_path2")  # timm's names of what a block's residual branches pass
 
 
 class Trainee(nn.Module):
@@ -56,7 +55,7 @@ class Stepper:
         if recipe.freeze:
             freeze(model)
         elif recipe.drop_path:
-            drop_paths(model.encoder, recipe.drop_path)
+            set_drop_path(model.encoder, recipe.drop_path)
         quicken_tower(model.encoder)
         model.to(device)
         self.layout = torch.contiguous_format
@@ -84,8 +83,8 @@ class Stepper:
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
             forward_sync_buffers=False,
             gradient_as_bucket_view=True,
-            # a picture without objects gives some heads' parts no gradient
-            find_unused_parameters=self.recipe.task == "detection",
+            # pictures without objects, and heads that read the last map alone, leave parts without a gradient
+            find_unused_parameters=True,
         )
 
     def rate(self, step: int) -> float:
@@ -152,17 +151,6 @@ def settle(model: DenseModel, recipe: Finetune, step: int) -> None:
         for module in model.encoder.modules():
             if isinstance(module, _BatchNorm) and module not in fresh:
                 module.eval()
-
-
-def drop_paths(encoder: nn.Module, share: float) -> None:
-    """Let blocks leave out their residual branches: `share` at the last one, 0 at the first, evenly between (Huang et
-    al., Deep Networks with Stochastic Depth, 2016, section 3). Nothing else changes, names of weights included."""
-    blocks = [module for module in encoder.modules() if any(hasattr(module, name) for name in _BRANCHES)]
-    for place, block in enumerate(blocks):
-        rate = share * place / max(len(blocks) - 1, 1)
-        for name in _BRANCHES:
-            if rate and hasattr(block, name):
-                setattr(block, name, DropPath(rate))
 
 
 def _optimiser(model: DenseModel, recipe: Finetune) -> torch.optim.Optimizer:

@@ -121,7 +121,8 @@ def seeded(source: str) -> DenseModel:
     config = DenseConfig(encoder=encoder_named(name), head=head, size=size, labels=labels, category_ids=ids)
     model = build(config)
     seed_weights(model, int(seed or 0))
-    model.origin = Origin(form="seeded", source=f"{source.partition(':')[0]}:{name}+{head}", sha256="", licence=OWN)
+    again = f"{SEEDED}{name}+{head}@{size[0]}x{size[1]}:{seed or 0}"  # what `verify` loads a bundle's model by
+    model.origin = Origin(form="seeded", source=again, sha256="", licence=OWN)
     return model
 
 

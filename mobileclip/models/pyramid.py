@@ -134,15 +134,13 @@ def pyramid_of(trunk: nn.Module, size: tuple[int, int], name: str) -> Pyramid:
     return pyramid
 
 
-def set_drop_path(encoder: Pyramid, rate: float) -> None:
+def set_drop_path(encoder: nn.Module, rate: float) -> None:
     """Let training skip blocks at random, in place: with probability 0 at the first, rising to `rate` at the last.
 
     The rates lie on a line over all blocks, as timm sets them (Huang et al., 2016, arXiv 1603.09382).
     """
     names = ("drop_path", "drop_path1", "drop_path2")
-    blocks = [
-        module for module in encoder.trunk.modules() if any(name in dict(module.named_children()) for name in names)
-    ]
+    blocks = [module for module in encoder.modules() if any(name in dict(module.named_children()) for name in names)]
     for block, chance in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist(), strict=True):
         for name in names:
             if hasattr(block, name):

@@ -75,7 +75,7 @@ def test_records_and_licences_are_inherited(model: DenseModel, folder: Path, tmp
     first = load(folder)
     assert first.origin is not None
     assert first.origin.record["steps"] == 3
-    assert first.origin.record["begun_from"]["source"] == "seeded:nano+depth_phone"
+    assert first.origin.record["begun_from"]["source"].startswith("seeded:nano+depth_phone@")
     clip = create("nano", seed=1)
     clip.origin = Origin(form="apple", source="x.pt", sha256="", licence=APPLE, licence_research_only=True)
     begun = start(NANO, save_clip(clip, tmp_path / "clip"))

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from timm.layers import DropPath
 from torch import nn
 
 from mobileclip import cli
@@ -28,7 +27,7 @@ from mobileclip.dense.finetune import finetune, with_steps
 from mobileclip.dense.plan import Finetune
 from mobileclip.dense.recipes import recipe_of
 from mobileclip.dense.samples import Sample
-from mobileclip.dense.stepper import Stepper, drop_paths, settle
+from mobileclip.dense.stepper import Stepper, settle
 from mobileclip.dense.sweep import record_of, sweep
 from mobileclip.errors import CheckpointError, Diverged, OutputError, TrainingError
 
@@ -183,15 +182,6 @@ def test_modes_of_a_step(scenes: Path) -> None:
     settle(model, small(freeze=True), 0)
     assert not any(module.training for module in model.encoder.modules())
     assert all(module.training for module in model.head.modules())
-
-
-def test_drop_paths_rise_with_depth_and_change_no_name() -> None:
-    model = load("seeded:nano_scenes+semfpn@64")
-    before = list(model.state_dict())
-    drop_paths(model.encoder, 0.4)
-    rates = [module.drop_prob for module in model.encoder.modules() if isinstance(module, DropPath)]
-    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])  # the first of five blocks has none, the last one two
-    assert list(model.state_dict()) == before
 
 
 class Plain:
