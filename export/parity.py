@@ -28,13 +28,16 @@ class Parity:
     max_error: float
     """Largest |output - reference|."""
     equal: float | None = None
-    """Share of equal labels, or of objects that were found again; None where the output is neither."""
+    """Share of equal labels; None where the output is no labels."""
+    found: float | None = None
+    """Share of objects that were found again, of which the others speak; None where the output is no objects."""
 
     def passes(self, gate: Gate) -> bool:
-        """Whether the figures reach the gate (NaN does not): the share where there is one, else both others."""
+        """Whether the figures reach the gate (NaN does not): labels by their share, all else by both others, and
+        objects by the share that was found as well."""
         if self.equal is not None:
             return self.equal >= gate.equal
-        return self.db >= gate.db and self.cosine >= gate.cosine
+        return self.db >= gate.db and self.cosine >= gate.cosine and (self.found is None or self.found >= gate.found)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, without a share where there is none."""
@@ -111,18 +114,20 @@ def compare_objects(
         mine = output[[a for a, _ in pairs]]
         theirs = reference[[b for _, b in pairs]]
         floats = compare(mine, theirs) if pairs else compare([0.0], [0.0] if share == 1 else [1.0])
-        judged.append(Parity(db=floats.db, cosine=floats.cosine, max_error=floats.max_error, equal=share))
+        judged.append(Parity(db=floats.db, cosine=floats.cosine, max_error=floats.max_error, found=share))
     return judged
 
 
 def worst(found: Sequence[Parity]) -> Parity:
     """One `Parity` no better than any of `found`."""
     shares = [item.equal for item in found if item.equal is not None]
+    kept = [item.found for item in found if item.found is not None]
     return Parity(
         db=min(item.db for item in found),
         cosine=min(item.cosine for item in found),
         max_error=max(item.max_error for item in found),
         equal=min(shares) if len(shares) == len(found) else None,
+        found=min(kept) if kept else None,
     )
 
 

@@ -51,7 +51,9 @@ class Row:
     max_error: float | None = None
     """Largest |difference| over the inputs."""
     equal: float | None = None
-    """Lowest share of equal labels, or of objects found again, over the inputs; None where the output is neither."""
+    """Lowest share of equal labels over the inputs; None where the output is no labels."""
+    found: float | None = None
+    """Lowest share of objects found again over the inputs; None where the output is no objects."""
     largest: float | None = None
     """Largest |x| inside a Core ML program over the inputs; fp16 holds up to 65,504."""
     overflows: tuple[str, ...] = ()
@@ -131,7 +133,9 @@ Fed = tuple[list[Array], list[Array]]
 
 def figure(row: Row) -> str:
     """The one figure of a row that tells most."""
-    return f"{row.db:.1f} dB" if row.equal is None else f"{100 * row.equal:.2f} % equal"
+    if row.equal is not None:
+        return f"{100 * row.equal:.2f} % equal"
+    return f"{row.db:.1f} dB" + ("" if row.found is None else f", {100 * row.found:.0f} % found")
 
 
 def _reference(
@@ -219,6 +223,7 @@ def _judge(
     rows = []
     for spec, items in zip(specs, zip(*found, strict=True), strict=True):
         shares = [item.equal for item in items if item.equal is not None]
+        kept = [item.found for item in items if item.found is not None]
         row = Row(
             file=file,
             target=target,
@@ -230,10 +235,13 @@ def _judge(
             cosine=min(item.cosine for item in items),
             max_error=max(item.max_error for item in items),
             equal=min(shares) if shares else None,
+            found=min(kept) if kept else None,
             largest=table[0].largest if table else None,
             overflows=overflows,
             passed=all(item.passes(gate) for item in items) and not overflows,
-            note=f"gate {100 * gate.equal:g} % equal" if shares else f"gate {gate.db:g} dB, cosine {gate.cosine}",
+            note=f"gate {100 * gate.equal:g} % equal"
+            if shares
+            else f"gate {gate.db:g} dB, cosine {gate.cosine}" + (f", {100 * gate.found:g} % found" if kept else ""),
         )
         rows.append(row)
     return rows, audit

@@ -1,5 +1,6 @@
 """What `predict` and `evaluate --dense` take: dense checkpoints, and bundles that were exported from them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,3 +74,16 @@ def dense_predictor(
         raise CheckpointError(f"{subject} does {model.config.task}, not {task}: leave the task out, or take another.")
     scales = MULTI_SCALE if multi_scale else (1.0,)
     return predictor(model, mode, scales=scales, flip=flip, score=score, device=device, name=subject)
+
+
+def text_predictor(subject: str, labels: Sequence[str], templates: str) -> "Predictor":
+    """An image-text model as a predictor of classes by their texts alone (mobileclip/dense/zero_shot.py).
+
+    Raises:
+        MobileClipError: it cannot be read, or has no texts or no features of single pixels.
+    """
+    from mobileclip.checkpoint import load
+    from mobileclip.dense.zero_shot import zero_shot_predictor
+    from mobileclip.evaluate.templates import read_templates
+
+    return zero_shot_predictor(load(subject), labels, read_templates(templates), name=f"{subject}, by texts")

@@ -31,7 +31,8 @@ class Evaluate:
     classes: str | None = None
     """File with a class a line or as JSON, or `imagenet`."""
     templates: str | None = None
-    """File with a template a line ({} is the class), or `imagenet`."""
+    """File with a template a line ({} is the class), or `imagenet`. With --dense, image-text models are then measured
+    by texts alone: each pixel is the class of the set whose text is nearest."""
     captions: str | None = None
     """Of packed shards, whose captions to search."""
     target: str | None = None
@@ -118,6 +119,7 @@ class Evaluate:
             split=self.split,
             layout=self.layout,
             target=self.target,
+            templates=self.templates,
             mode=self.mode,
             flip=self.flip,
             multi_scale=self.multi_scale,

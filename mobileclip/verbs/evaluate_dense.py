@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mobileclip.dense.checkpoint import is_dense
 from mobileclip.errors import DataError
-from mobileclip.verbs.dense_subjects import dense_predictor, known_dense
+from mobileclip.verbs.dense_subjects import dense_predictor, is_bundle, known_dense, text_predictor
+from mobileclip.verbs.export import known_source
 from mobileclip.verbs.screen import counted, table
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def evaluate_dense(
     split: str,
     layout: str | None,
     target: str | None,
+    templates: str | None,
     mode: Literal["whole", "slide", "fixed"],
     flip: bool,
     multi_scale: bool,
@@ -40,17 +43,25 @@ def evaluate_dense(
     """
     if not path.exists():
         raise DataError(f"{path} does not exist: give a folder or a file that does.")
-    for subject in subjects:
-        known_dense(subject, target, task)
+    by_texts = [templates is not None and not is_dense(subject) and not is_bundle(subject) for subject in subjects]
+    for subject, texts in zip(subjects, by_texts, strict=True):
+        if texts:
+            known_source(subject)
+        else:
+            known_dense(subject, target, task)
     from mobileclip.dense.data.sets import open_set
     from mobileclip.dense.evaluation import evaluate, fixed
     from mobileclip.dense.host_detection import THRESHOLD
 
     reports, truth = list["Report"](), None
     for place, subject in enumerate(subjects):
-        see = dense_predictor(
-            subject, target=target, task=task, mode=mode, flip=flip, score=THRESHOLD, multi_scale=multi_scale
-        )
+        if by_texts[place]:
+            truth = truth or open_set(path, "segmentation", split, layout)
+            see = text_predictor(subject, truth.labels, str(templates))
+        else:
+            see = dense_predictor(
+                subject, target=target, task=task, mode=mode, flip=flip, score=THRESHOLD, multi_scale=multi_scale
+            )
         if truth is None:
             truth = open_set(path, see.task, split, layout, max_depth=getattr(see, "max_depth", 10.0))
         count = len(truth) if limit is None else min(limit, len(truth))

@@ -97,6 +97,8 @@ def _print_report(report: Any, audit: bool) -> None:
         spread = f"{row.db:.1f} / {row.db_mean:.1f}"
         if row.equal is not None:
             spread = f"{100 * row.equal:.2f} % equal"
+        elif row.found is not None:
+            spread += f", {100 * row.found:.0f} % found"
         rows.append(
             (
                 f"{row.file} {row.output}".strip(),

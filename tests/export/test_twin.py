@@ -1,16 +1,19 @@
 """The dense twin: features of each pixel whose mean is the image embedding, exactly, in torch and in artifacts."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import export
 from export.dense_views import twin_view
 from export.manifest import Bundle
 from export.rewrites import REWRITES, rewrite
 from export.runtimes import open_artifact
+from mobileclip import cli
 from mobileclip.checkpoint import load
 from mobileclip.dense.zero_shot import zero_shot_predictor
 from mobileclip.errors import MobileClipError
@@ -77,6 +80,23 @@ def test_zero_shot_segmentation_is_the_nearest_text() -> None:
     swin = zero_shot_predictor(load("seeded:nano"), labels, ("a {}.", "the {}"), name="x")
     assert swin.name == "x"
     assert swin(pixels).labels.max() < 4
+
+
+def test_texts_are_measured_on_a_dense_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`mobileclip evaluate CLIP --dense SET --templates FILE`"""
+    generator = np.random.default_rng(0)
+    for kind, ending in (("images", "jpg"), ("annotations", "png")):
+        (tmp_path / kind / "validation").mkdir(parents=True)
+        for index in range(2):
+            shape = (48, 64, 3) if kind == "images" else (48, 64)
+            pixels = generator.integers(0, 151, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / "validation" / f"ADE_val_{index:08d}.{ending}")
+    (tmp_path / "templates.txt").write_text("a photo of the {}.\n")
+    args = ["--dense", str(tmp_path), "--templates", str(tmp_path / "templates.txt"), "--json"]
+    assert cli.main(["evaluate", "seeded:nano", *args]) == 0
+    (report,) = json.loads(capsys.readouterr().out)["results"]
+    assert (report["subject"], report["task"], report["n"]) == ("seeded:nano, by texts", "segmentation", 2)
+    assert 0 <= report["figures"]["mIoU"] < 0.05
 
 
 def test_mistakes(tmp_path: Path) -> None:

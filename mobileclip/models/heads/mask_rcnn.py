@@ -72,7 +72,7 @@ class MaskRcnn(nn.Module):
         width: int = 256,
         hidden: int = 1024,
         before: int = 256,
-        proposals: int = 100,
+        proposals: int = 200,
         pairs: int = 256,
         detections: int = 20,
         steps: int = 10,
@@ -85,7 +85,8 @@ class MaskRcnn(nn.Module):
             width: channels of the feature pyramid and of the mask branch; 256 in papers, 128 for phones.
             hidden: units of the two layers of the box branch.
             before: of the deployed form: anchors a level that enter suppression (torchvision, here: 1000).
-            proposals: of the deployed form: regions that are classified (here: 1000).
+            proposals: of the deployed form: regions that are classified (here: 1000). The count that costs accuracy
+                first, the more the less the proposals are trained.
             pairs: of the deployed form: pairs of a region and a class that enter suppression (here: all above 0.05).
             detections: of the deployed form: rows D of the output (here: up to 100).
             steps: of the deployed form: Cluster-NMS steps (here: exact suppression).
