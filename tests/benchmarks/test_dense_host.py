@@ -33,7 +33,7 @@ def test_what_a_comparison_says(measured: Path, cache: Path) -> None:
     a, b = result["a"], result["b"]
     assert (a["name"], b["name"]) == ("nano+seg_linear@64", "nano_swin@64x96")
     for side in (a, b):
-        assert len(side["steady_ms"]) == 3
+        assert len(side["steady_ms"]) == len(side["cpu_ms"]) == 3
         assert side["delegates"] == 1
         assert side["loose"] == []
         assert side["parity"]["db"] > 90
