@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import benchmarks
 import export
 from export import recipe
 from export.bundle import answers_of, read_array
@@ -262,7 +263,7 @@ def test_objects_are_matched_whatever_their_order() -> None:
     assert worst(compare_outputs(other, parts, specs)).found == 0.5
 
 
-def test_mistakes(bundle: Path, nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes(bundle: Path, nano_bundle: Path, tmp_path: Path) -> None:
     dense = load("seeded:nano+semfpn_phone@64")
     with pytest.raises(UnknownName, match="unknown output 'argmax': did you mean 'argmax_quarter'"):
         export.export(dense, ["onnx"], tmp_path / "out", output="argmax")
@@ -284,6 +285,8 @@ def test_mistakes(bundle: Path, nano_bundle: Path, tmp_path: Path, monkeypatch: 
         bundle_predictor(bundle, "executorch-vulkan")
     with pytest.raises(ArtifactError, match="no image view"):
         BundleEncoder(bundle)
+    with pytest.raises(MobileClipError, match=r"has a dense view \(segmentation\), which the encoder swin-l has not"):
+        benchmarks.measure(bundle, against="swin-l", targets=["onnx"], runs=2)
     assert not is_dense_bundle(nano_bundle)
     assert not list(tmp_path.iterdir())
 
