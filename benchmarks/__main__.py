@@ -23,12 +23,13 @@ STUDIES = (
     "captions_engine",
     "captions_study",
     "dense_host",
+    "dense_study",
 )
 """Modules of this package with `main(argv) -> int` and `table`."""
 SECTIONS = {
     "training": ("loader", "step", "learning"),
     "captions": ("captions_text", "captions_coca", "captions_study"),
-    "dense": ("dense_host",),
+    "dense": ("dense_host", "dense_study"),
 }
 """Part of a Markdown file -> the studies whose tables stand there, between `marks`."""
 

@@ -59,7 +59,14 @@ TARGETS: Mapping[str, Target] = {
         suffix=".xnnpack.pte",
         precision="fp32",
         gate=FP32,
-        rewrites=("linear-layernorm", "split-multiplier", "split-depthwise", "nearest-deconv", "linear-pooling"),
+        rewrites=(
+            "linear-layernorm",
+            "split-inputs",
+            "split-multiplier",
+            "split-depthwise",
+            "nearest-deconv",
+            "linear-pooling",
+        ),
     ),
     "executorch-coreml": Target(
         lower="export.to_executorch:lower_coreml", suffix=".coreml.pte", precision="fp16", gate=FP16, rewrites=()

@@ -17,8 +17,10 @@ import torch
 from export.targets import Wide, preset_of
 from export.views import View
 
-_BRANCHES = frozenset({"conv", "conv_transpose", "linear", "matmul", "relu", "reshape", "expand_dims", "squeeze"})
+_BRANCHES = frozenset({"conv", "conv_transpose", "linear", "matmul", "relu"})
 """Operators of box and mask branches, which are most of the work and hold no coordinates in what they give."""
+_MOVES = frozenset({"reshape", "expand_dims", "squeeze", "cast"})
+"""Operators that compute nothing: they are as wide as what they move."""
 
 
 def lower(view: View, path: Path, preset: str) -> None:
@@ -72,7 +74,12 @@ def _narrow(wide: Wide) -> Callable[[Any], bool]:
             stack.pop()
         return behind[op]
 
-    return lambda op: not is_behind(op) or op.op_type in _BRANCHES
+    def narrow(op: Any) -> bool:
+        while op is not None and op.op_type in _MOVES:
+            op = op.x.op
+        return op is None or op.op_type in _BRANCHES or not is_behind(op)
+
+    return narrow
 
 
 def _vars(value: Any) -> list[Any]:

@@ -148,7 +148,8 @@ class Boxes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scores, places = self.conv(x).reshape(-1).topk(8)
-        return (self.points.index_select(0, places)[:, 0] + scores * 0.25) * (self.points[63] - 2000.0)  # type: ignore[index]
+        found = (self.points.index_select(0, places)[:, 0] + scores * 0.25) * (self.points[63] - 2000.0)  # type: ignore[index]
+        return found.reshape(2, 1, 4).squeeze(1)
 
 
 def test_coordinates_behind_a_top_k_stay_wide(tmp_path: Path) -> None:

@@ -37,6 +37,23 @@ def test_linear_layernorm_equals_layernorm(shape: tuple[int, ...], dtype: torch.
     assert not {Normalise, nn.LayerNorm} & set(kinds)
 
 
+@pytest.mark.parametrize(
+    ("channels", "kernel", "bias", "parts"),
+    [(768, 3, True, None), (769, 3, True, 2), (2048, 3, False, 4), (300, 5, True, 2)],
+)
+@torch.no_grad()
+def test_long_convolutions_are_summed(channels: int, kernel: int, bias: bool, parts: int | None) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, 8, kernel, stride=2, padding=kernel // 2, bias=bias).double()
+    model = nn.Sequential(conv, nn.Conv2d(8, 8 * 900, 3, groups=8).double())
+    rewritten = rewrite(model, ["split-inputs"])
+    x = torch.randn(2, channels, 9, 7, dtype=torch.float64)
+    want = model(x)
+    assert float((rewritten(x) - want).norm() / want.norm()) < 1e-12
+    assert len([m for m in rewritten.modules() if isinstance(m, nn.Conv2d)]) == (parts or 1) + 1
+    assert sum(p.numel() for p in rewritten.parameters()) == sum(p.numel() for p in model.parameters())
+
+
 @torch.no_grad()
 def test_large_means_do_not_cost_precision() -> None:
     """Centring comes before squaring: with mean 100 and deviation 1, E[x^2] - E[x]^2 would lose four digits."""
