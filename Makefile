@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
 	>/dev/null 2>&1 && echo $$p && break; done)
 BIN := .venv/bin
+JOBS ?= 2
 RUN ?= runs/quickstart
 SCENES ?= 10000
 MODEL ?=
@@ -38,7 +39,7 @@ endif
 	@echo "Trained in $(RUN)/train, exported to $(RUN)/bundle: the last table is the model before and after export."
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -29,7 +29,8 @@ def known_dense(subject: str, target: str | None = None, task: str | None = None
     if not is_dense(subject) and not is_bundle(subject):
         there = "is no dense checkpoint and no bundle" if Path(subject).exists() else "does not exist"
         raise CheckpointError(
-            f"{subject} {there}: give a folder that `mobileclip finetune` or `export` wrote, or seeded:MODEL+HEAD@SIZE."
+            f"{subject} {there}: give a folder that `mobileclip finetune` or `export` wrote, or seeded:MODEL+HEAD@SIZE "
+            "(`evaluate --templates` measures image-text models by their texts)."
         )
 
 
