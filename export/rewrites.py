@@ -8,6 +8,7 @@ Shapes: `...` any leading dimensions, C channels.
 """
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterable
 
@@ -95,13 +96,11 @@ class SplitInputs(nn.Module):
             self.parts.append(part)
 
     def forward(self, x: Tensor) -> Tensor:
-        out, *others = (
-            part(piece)
-            for part, piece in zip(self.parts, x.split([part.in_channels for part in self.parts], 1), strict=True)
-        )
-        for other in others:
-            out = out + other
-        return out
+        start, terms = 0, []
+        for part in self.parts:
+            terms.append(part(x[:, start : start + part.in_channels]))  # slices: XNNPACK's delegate leaves `split` out
+            start += part.in_channels
+        return functools.reduce(torch.add, terms)
 
 
 def split_inputs(module: nn.Module) -> nn.Module | None:

@@ -1,10 +1,16 @@
 """Rewrites compute what they replace, leave the model that they are given, and name what they know."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from export.rewrites import REWRITES, LinearLayerNorm, rewrite
+from export.runtimes import open_artifact
+from export.to_executorch import lower_xnnpack
+from export.views import InputSpec, OutputSpec, View
 from mobileclip.errors import UnknownName
 from mobileclip.models.blocks import Normalise, centre
 
@@ -52,6 +58,17 @@ def test_long_convolutions_are_summed(channels: int, kernel: int, bias: bool, pa
     assert float((rewritten(x) - want).norm() / want.norm()) < 1e-12
     assert len([m for m in rewritten.modules() if isinstance(m, nn.Conv2d)]) == (parts or 1) + 1
     assert sum(p.numel() for p in rewritten.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+def test_split_convolutions_stay_in_one_delegate(tmp_path: Path) -> None:
+    model = rewrite(nn.Sequential(nn.Conv2d(800, 4, 3), nn.ReLU()), ["split-inputs"]).eval()
+    x, file = torch.randn(1, 800, 5, 4), tmp_path / "m.pte"
+    out = OutputSpec(name="map", shape=(), dtype="float32", meaning="sums")
+    view = View("dense", model, InputSpec(name="image", kind="image", shape=(1, 800, 5, 4), dtype="float32"), [out], x)
+    found = lower_xnnpack(view.eval(), file, "apple")
+    assert (found.delegates, dict(found.loose)) == (1, {})
+    (got,) = open_artifact(file, "executorch-xnnpack").run([x.numpy()])
+    np.testing.assert_allclose(got, model(x).detach(), atol=1e-5)
 
 
 @torch.no_grad()
