@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--finetune-size", type=int, default=64, help="pixels that dense models see")
     parser.add_argument("--val", type=int, default=512, help="scenes to measure on")
     parser.add_argument("--shares", type=float, nargs="+", default=(0.01, 0.03, 0.1, 0.3, 1.0))
-    parser.add_argument("--curves", nargs="*", choices=TASKS, default=TASKS, help="tasks with all shares")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--curves", nargs="*", choices=TASKS, default=TASKS, help="those of them with all shares")
     parser.add_argument("--work", type=Path, help="folder of corpora and runs; a temporary one if left out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "dense", help="folder")
     args = parser.parse_args(argv)
@@ -84,9 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _runs(args: argparse.Namespace) -> Iterator[tuple[Task, float]]:
     """All labels first, then the curves."""
-    yield from ((task, 1.0) for task in TASKS)
+    yield from ((task, 1.0) for task in args.tasks)
     for share in sorted(set(args.shares) - {1.0}, reverse=True):
-        yield from ((task, share) for task in args.curves)
+        yield from ((task, share) for task in args.curves if task in args.tasks)
 
 
 def _pretrained(corpus: Path, captions: str, seed: int, args: argparse.Namespace, work: Path) -> Path:
@@ -118,6 +119,7 @@ def _one(
         "labels": labels,
         "seed": seed,
         "steps": args.steps,
+        "warmup": args.steps // 10,
         "size": (args.finetune_size, args.finetune_size),
         "val_limit": args.val,
         "save_every": args.steps,
@@ -196,8 +198,8 @@ def drawn(rows: Sequence[dict[str, Any]]) -> str:
 def _panel(rows: Sequence[dict[str, Any]], place: int) -> Markup:
     task = rows[0]["task"]
     values: list[float] = [row["figure"] for row in rows]
-    low, high = min(values), max(values)
-    low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    margin = 0.05 * (max(values) - min(values)) or 0.01
+    low, high = min(values) - margin, max(values) + margin
     counts = sorted({row["pictures"] for row in rows})
     reach = math.log(counts[-1] / counts[0])
 

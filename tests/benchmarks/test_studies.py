@@ -41,6 +41,43 @@ def test_a_small_study_of_selection(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "| selected |" in capsys.readouterr().out
 
 
+def test_a_small_study_of_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [
+        "--count",
+        "128",
+        "--size",
+        "64",
+        "--pretrain-steps",
+        "2",
+        "--labelled",
+        "0.5",
+        "--steps",
+        "3",
+        "--val",
+        "8",
+    ]
+    which = ["--seeds", "1", "--tasks", "segmentation", "depth", "--curves", "segmentation", "--shares", "0.25", "1"]
+    again = ["dense_study", *sizes, *which, "--work", str(tmp_path / "work"), "--out", str(tmp_path)]
+    assert main(again) == 0
+    written = (tmp_path / "dense_study.json").read_text()
+    rows = json.loads(written)["rows"]
+    assert [(row["task"], row["pictures"]) for row in rows[::3]] == [
+        ("segmentation", 64),
+        ("depth", 64),
+        ("segmentation", 16),
+    ]
+    assert [row["start"] for row in rows[:3]] == ["quality", "alt", "scratch"]
+    assert all(0 <= row["figure"] <= 1 for row in rows if row["task"] == "segmentation")
+    assert all(row["figure"] == row["figures"]["rmse"] > 0 for row in rows if row["task"] == "depth")
+    drawing = (tmp_path / "labels.svg").read_text()
+    assert "nan" not in drawing
+    assert drawing.count("<polyline") == 3
+    assert drawing.count("<circle") == 6
+    assert "| segmentation, mIoU | 16 |" in capsys.readouterr().out
+    assert main(again) == 0
+    assert json.loads((tmp_path / "dense_study.json").read_text())["rows"] == rows
+
+
 def test_auroc_is_the_share_of_pairs_in_order() -> None:
     generator = np.random.default_rng(0)
     score, good = generator.integers(0, 20, 300), generator.random(300) < 0.3
