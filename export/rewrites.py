@@ -8,7 +8,6 @@ Shapes: `...` any leading dimensions, C channels.
 """
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Iterable
 
@@ -87,20 +86,25 @@ class SplitInputs(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, parts: int) -> None:
         super().__init__()
-        self.parts = nn.ModuleList()
-        for weight in conv.weight.detach().tensor_split(parts, dim=1):
-            part = copy.deepcopy(conv)
-            part.in_channels, part.weight = weight.shape[1], nn.Parameter(weight.clone(), requires_grad=False)
-            if len(self.parts):
-                part.bias = None
-            self.parts.append(part)
+        weights = conv.weight.detach().tensor_split(parts, dim=1)
+        self.channels = [weight.shape[1] for weight in weights]
+        self.parts = nn.ModuleList(_part(conv, weight, bias=not index) for index, weight in enumerate(weights))
 
     def forward(self, x: Tensor) -> Tensor:
-        start, terms = 0, []
-        for part in self.parts:
-            terms.append(part(x[:, start : start + part.in_channels]))  # slices: XNNPACK's delegate leaves `split` out
-            start += part.in_channels
-        return functools.reduce(torch.add, terms)
+        total, start = None, 0
+        for part, channels in zip(self.parts, self.channels, strict=True):
+            term: Tensor = part(x[:, start : start + channels])  # slices: XNNPACK's delegate leaves `split` out
+            total, start = term if total is None else total + term, start + channels
+        assert total is not None
+        return total
+
+
+def _part(conv: nn.Conv2d, weight: Tensor, bias: bool) -> nn.Conv2d:
+    part = copy.deepcopy(conv)
+    part.in_channels, part.weight = weight.shape[1], nn.Parameter(weight.clone(), requires_grad=False)
+    if not bias:
+        part.bias = None
+    return part
 
 
 def split_inputs(module: nn.Module) -> nn.Module | None:
