@@ -1,10 +1,9 @@
 """Parts of dense heads in forms that XNNPACK has.
 
-Nearest enlargement by two is a transposed convolution with the identity as its kernel. XNNPACK knows bilinear
-enlargement and no nearest one, so each step of a feature pyramid's top-down path splits the graph (semantic FPN: 4
-delegates instead of 1). A transposed convolution of 2x2 with stride 2 writes each pixel to four places that nothing
-else writes to; with ones on the diagonal of its channels it copies them. Exact; C^2 multiplications a pixel of the
-result, which is 1 % of the head that it makes whole (grouped transposed convolutions are not taken).
+Nearest enlargement by two is a product with two ones, first along the columns, then along the rows. XNNPACK knows
+bilinear enlargement and no nearest one, so each step of a feature pyramid's top-down path splits the graph (semantic
+FPN: 4 delegates instead of 1). It broadcasts in products: with channels last, [.., pixel, 1, channel] x [2, 1] is each
+pixel twice, and the same of whole rows is each row twice. Exact; concatenation and `expand` are not taken.
 
 Pooling by products with constants is two linear layers: a product whose constant is the same for every channel is
 lowered to copies of it, one a channel, that no delegate takes. The mean of a whole map is given at the map's own size,
@@ -23,12 +22,20 @@ from torchvision.ops import FeaturePyramidNetwork
 from mobileclip.models.heads.blocks import FusedFpnNeck, Pooled
 
 
-def doubling(channels: int, like: Tensor) -> nn.ConvTranspose2d:
+class Doubling(nn.Module):
     """[B, C, H, W] -> [B, C, 2H, 2W], each pixel as four equal ones."""
-    conv = nn.ConvTranspose2d(channels, channels, 2, stride=2, bias=False)
-    eye = torch.eye(channels, dtype=like.dtype, device=like.device)
-    conv.weight = nn.Parameter(eye[:, :, None, None].repeat(1, 1, 2, 2), requires_grad=False)
-    return conv.eval()
+
+    twice: Tensor
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("twice", torch.ones(1, 1, 2, 1, dtype=like.dtype, device=like.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x.permute(0, 2, 3, 1).reshape(1, b * h * w, 1, c) * self.twice
+        x = x.reshape(1, b * h, 1, 2 * w * c) * self.twice
+        return x.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
 class DoublingFpn(nn.Module):
@@ -38,8 +45,7 @@ class DoublingFpn(nn.Module):
         super().__init__()
         self.inner, self.layer = copy.deepcopy(fpn.inner_blocks), copy.deepcopy(fpn.layer_blocks)
         self.extra = copy.deepcopy(fpn.extra_blocks)
-        weight = fpn.layer_blocks[0][0].weight
-        self.enlarge = doubling(weight.shape[1], weight)
+        self.enlarge = Doubling(fpn.layer_blocks[0][0].weight)
 
     def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         names = list(maps)
@@ -52,13 +58,13 @@ class DoublingFpn(nn.Module):
         return OrderedDict(zip(names, found, strict=True))
 
 
-def nearest_deconv(module: nn.Module) -> nn.Module | None:
-    """Feature pyramids whose top-down path is nearest, with `doubling` in it."""
+def nearest_products(module: nn.Module) -> nn.Module | None:
+    """Feature pyramids whose top-down path is nearest, with `Doubling` in it."""
     if isinstance(module, FusedFpnNeck):
         new = copy.deepcopy(module)
         weight = new.output[0].weight
         assert isinstance(weight, Tensor)
-        new.enlarge = doubling(weight.shape[1], weight)  # type: ignore[assignment]
+        new.enlarge = Doubling(weight)  # type: ignore[assignment]
         return new
     return DoublingFpn(module) if isinstance(module, FeaturePyramidNetwork) else None
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.depthwise import split_depthwise, split_multiplier
-from export.pyramids import linear_pooling, nearest_deconv
+from export.pyramids import linear_pooling, nearest_products
 from mobileclip.errors import UnknownName
 from mobileclip.models.blocks import Normalise
 
@@ -124,7 +124,7 @@ REWRITES: dict[str, Rewrite] = {
     "split-inputs": split_inputs,
     "split-multiplier": split_multiplier,
     "split-depthwise": split_depthwise,
-    "nearest-deconv": nearest_deconv,
+    "nearest-products": nearest_products,
     "linear-pooling": linear_pooling,
 }
 

@@ -64,7 +64,7 @@ TARGETS: Mapping[str, Target] = {
             "split-inputs",
             "split-multiplier",
             "split-depthwise",
-            "nearest-deconv",
+            "nearest-products",
             "linear-pooling",
         ),
     ),
