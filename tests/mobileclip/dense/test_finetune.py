@@ -280,7 +280,7 @@ def test_what_diverges_names_the_pictures_and_the_last_good_checkpoint(scenes: P
 
 
 def test_mistakes(finished: Path, scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"holds a run with another recipe \(lr: 0.002 -> 0.5"):
+    with pytest.raises(TrainingError, match=r"holds a run with another recipe \(lr: 0.003 -> 0.5"):
         run(small(ema=0.9, drop_path=0.2, lr=0.5), scenes, finished)
     with pytest.raises(TrainingError, match="batch of 3 cannot be shared by 1 ranks in 2 parts each: take a multiple"):
         run(small(batch=3, accumulate=2), scenes, tmp_path / "run")
