@@ -75,7 +75,8 @@ def finish(
     for leftover in [*(partial / "known_answer").glob("*.json"), *(partial / f"{file}.json" for file in artifacts)]:
         leftover.unlink()
     (partial / "fingerprint").unlink()
-    shutil.rmtree(partial / "subject", ignore_errors=True)
+    for folder in ("subject", "calibration"):
+        shutil.rmtree(partial / folder, ignore_errors=True)
     words = json.dumps(subject.words(labels), indent=2, ensure_ascii=False)
     (partial / "labels.json").write_text(words + "\n", encoding="utf-8")
     (partial / "LICENSES").write_text(_licences(subject.origin), encoding="utf-8")

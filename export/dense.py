@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import Bundle
-from export.reference import fitted
+from export.pictures import fitted
 from export.runtimes import NotHere, Session, open_artifact
 from export.targets import targets_of
 from mobileclip.dense import host, host_detection

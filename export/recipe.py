@@ -23,18 +23,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from export import manifest
 from export.bundle import answers_of, finish, read_array, write_known_answers
 from export.parity import compare_outputs, worst
+from export.pictures import Calibration, pictures, read_inputs, write_inputs
+from export.quantise import quantised
 from export.rewrites import REWRITES, rewrite
 from export.runtimes import NotHere, open_artifact, tool_versions
 from export.subjects import Size, Subject, restored, subject_of
-from export.targets import FP32, TARGETS, Kind, Target, output_of, precision_of, targets_of
+from export.targets import (
+    FP32,
+    QUANTISED,
+    TARGETS,
+    Gate,
+    Kind,
+    Precision,
+    Quantisation,
+    Target,
+    output_of,
+    precision_of,
+    quantised_of,
+    targets_of,
+)
 from export.to_executorch import Delegation
 from export.views import View
 from mobileclip.dense.model import DenseModel
-from mobileclip.errors import GateFailed, OutputError, UnknownName
+from mobileclip.errors import GateFailed, MobileClipError, OutputError, UnknownName
 from mobileclip.models import Clip
 
 LABELS = ("person", "dog", "cat", "bird", "car", "bicycle", "food", "plant", "building", "screen")
@@ -67,6 +83,8 @@ class Job:
     preset: str
     rewrites: tuple[str, ...]
     file: str
+    precision: Precision | None = None
+    """None: the floats of the target."""
 
 
 def export(
@@ -81,6 +99,9 @@ def export(
     size: Size | None = None,
     heads: Sequence[DenseModel | str | Path] = (),
     views: Sequence[Kind] | None = None,
+    precision: str | None = None,
+    calibration: str | Path | None = None,
+    accept: bool = False,
     jobs: int = 1,
     force: bool = False,
     progress: Callable[[str], None] = lambda line: None,
@@ -98,16 +119,23 @@ def export(
         size: rows and columns of a dense model's picture; its own where left out.
         heads: dense models that were trained on the frozen encoder of `model`: one pass answers for all (`multitask`).
         views: of a CLIP: `image`, `text`, `dense`; both towers where left out.
+        precision: one of `PRECISIONS` that all targets can hold; the floats of each where left out. Views of texts stay
+            in floats where only weights and activations together would be quantised.
+        calibration: folder of pictures that set the ranges of activations; w8a8 needs it.
+        accept: write artifacts that miss their gates as well; the manifest says which.
         jobs: processes that lower at the same time; each holds the model once.
         progress: called with a line whenever something was made.
 
     Raises:
-        UnknownName: no such target, preset, output or rewrite.
+        UnknownName: no such target, preset, output, rewrite or precision.
         OutputError: `out` exists or cannot be written.
-        MobileClipError: a size, head or view that the model does not have.
+        MobileClipError: a size, head or view that the model does not have, a precision that a target cannot hold, or
+            pictures that cannot calibrate.
         GateFailed: an artifact disagrees with its model; nothing is written.
     """
     chosen = targets_of(targets)
+    quantised = None if precision is None else quantised_of(chosen, precision)
+    pictured = calibrated(quantised, calibration)
     form = output_of(output)
     skipped = set(without_rewrites)
     for name in skipped - set(REWRITES):
@@ -117,15 +145,23 @@ def export(
         raise OutputError(f"{out} exists already: choose another folder, or pass --force to replace it.")
     subject = subject_of(model, preset=preset, output=form, size=size, heads=heads, views=views)
     reference = subject.views()
-    plan = [_job(kind, name, target, preset, skipped) for kind in reference for name, target in chosen.items()]
+    plan = [
+        _job(kind, name, target, preset, skipped, quantised) for kind in reference for name, target in chosen.items()
+    ]
     plan.sort(key=lambda job: list(_SLOWEST).index(job.target) if job.target in _SLOWEST else len(_SLOWEST))
-    with _partial_folder(out, _fingerprint(subject, reference, plan)) as partial:
+    ranges = {} if pictured is None else _ranges(pictured, subject, reference)
+    with _partial_folder(out, _fingerprint(subject, reference, plan, pictured)) as partial:
         write_known_answers(reference, partial)
+        for kind, inputs in ranges.items():
+            write_inputs(inputs, _calibration_file(partial, kind))
         entries = _make_all(subject, plan, partial, jobs, progress)
         failed = [entry for entry in entries if entry["gate"]["passed"] is False]
-        if failed:
-            raise GateFailed("; ".join(_failure(entry) for entry in failed) + ". Nothing was written.")
-        recipe = {"jobs": [asdict(job) for job in plan]}
+        if failed and not accept:
+            advice = "" if quantised is None else " Choose another precision, or --accept to write them all the same."
+            raise GateFailed("; ".join(_failure(entry) for entry in failed) + ". Nothing was written." + advice)
+        recipe: dict[str, Any] = {"jobs": [asdict(job) for job in plan]}
+        if pictured is not None:
+            recipe["calibration"] = {"pictures": len(pictured.images), "sha256": pictured.digest()}
         finish(subject, reference, partial, entries=entries, recipe=recipe, preset=preset, labels=labels)
         _replace(partial, out)
     return out
@@ -134,18 +170,48 @@ def export(
 _SLOWEST = ("executorch-vulkan", "executorch-xnnpack", "executorch-coreml")
 
 
-def _job(kind: Kind, name: str, target: Target, preset: str, skipped: set[str]) -> Job:
+def calibrated(precision: Precision | None, folder: str | Path | None) -> Calibration | None:
+    """The pictures for a precision; None where it needs none.
+
+    Raises:
+        MobileClipError: they are missing, too few, or not needed.
+    """
+    if precision == "w8a8":
+        if folder is None:
+            raise MobileClipError("w8a8 needs pictures that set the ranges of activations: give --calibration FOLDER.")
+        return Calibration.of(folder)
+    if folder is not None:
+        raise MobileClipError(f"--calibration is for w8a8; {precision or 'floats'} need no pictures: leave it out.")
+    return None
+
+
+def _ranges(found: Calibration, subject: Subject, views: Mapping[Kind, View]) -> dict[Kind, list[Tensor]]:
+    """Inputs of each view of pictures."""
+    seen = [kind for kind, view in views.items() if view.inputs[0].kind == "image"]
+    return {kind: found.inputs(pictures(subject.about(), kind)) for kind in seen}
+
+
+def _calibration_file(partial: Path, kind: Kind) -> Path:
+    return partial / "calibration" / f"{kind}.pt"
+
+
+def _job(kind: Kind, name: str, target: Target, preset: str, skipped: set[str], precision: Precision | None) -> Job:
     rewrites = tuple(item for item in target.rewrites if item not in skipped)
-    return Job(view=kind, target=name, preset=preset, rewrites=rewrites, file=kind + target.suffix)
+    held = None if kind == "text" and precision == "w8a8" else precision
+    return Job(view=kind, target=name, preset=preset, rewrites=rewrites, file=kind + target.suffix, precision=held)
 
 
-def _fingerprint(subject: Subject, views: Mapping[Kind, View], plan: Sequence[Job]) -> str:
+def _fingerprint(
+    subject: Subject, views: Mapping[Kind, View], plan: Sequence[Job], calibration: Calibration | None
+) -> str:
     """Tells whether half-finished work belongs to this very export."""
     import hashlib
 
     specs = [spec.as_dict() for view in views.values() for spec in view.inputs]
     specs += [spec.as_dict() for view in views.values() for spec in view.outputs]
     digest = hashlib.sha256(json.dumps([[asdict(job) for job in plan], specs, dict(tool_versions())]).encode())
+    if calibration is not None:
+        digest.update(calibration.digest().encode())
     for name, value in subject.tensors():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     for file in sorted(Path(__file__).parent.glob("*.py")):
@@ -222,7 +288,9 @@ def _make(job: Job, partial: Path) -> dict[str, Any]:
     path = partial / job.file
     shutil.rmtree(path, ignore_errors=True)
     module, function = target.lower.split(":")
-    delegation = getattr(import_module(module), function)(changed, path, job.preset)
+    quantisation = _quantisation(job, partial)
+    small = None if quantisation is None else quantised(changed, quantisation)
+    delegation = getattr(import_module(module), function)(changed, path, job.preset, small)
     parity, reason = _run(path, job, partial, view)
     entry = {
         "file": job.file,
@@ -230,19 +298,30 @@ def _make(job: Job, partial: Path) -> dict[str, Any]:
         "bytes": manifest.size_of(path),
         "view": job.view,
         "target": job.target,
-        "precision": precision_of(job.target, view.wide),
-        "quantisation": None,
+        "precision": job.precision or precision_of(job.target, view.wide),
+        "quantisation": None if quantisation is None else {"calibration": len(quantisation.inputs)},
         "inputs": [_input(spec, job.target).as_dict() for spec in view.inputs],
         "outputs": [spec.as_dict() for spec in view.outputs],
         "rewrites": list(job.rewrites),
         "delegates": None if delegation is None else delegation.delegates,
         "loose": [] if delegation is None else loose_operators(delegation),
         "parity": parity,
-        "gate": asdict(target.gate)
+        "gate": asdict(_gate(job))
         | ({"passed": None, "reason": reason} if parity is None else {"passed": parity.pop("passed")}),
     }
     (partial / f"{job.file}.json").write_text(json.dumps(entry))
     return entry
+
+
+def _quantisation(job: Job, partial: Path) -> Quantisation | None:
+    if job.precision is None:
+        return None
+    inputs = read_inputs(_calibration_file(partial, job.view)) if job.precision == "w8a8" else []
+    return Quantisation(precision=job.precision, inputs=inputs)
+
+
+def _gate(job: Job) -> Gate:
+    return TARGETS[job.target].gate if job.precision is None else QUANTISED[job.precision]
 
 
 @cache
@@ -278,7 +357,7 @@ def _run(path: Path, job: Job, partial: Path, view: View) -> tuple[dict[str, Any
     told: dict[str, Any] = {"runtime": session.runtime, **worst(found).as_dict()}
     if len(found) > 1:
         told["outputs"] = {spec["name"]: item.as_dict() for spec, item in zip(specs, found, strict=True)}
-    return told | {"passed": all(item.passes(TARGETS[job.target].gate) for item in found)}, ""
+    return told | {"passed": all(item.passes(_gate(job)) for item in found)}, ""
 
 
 def _input(spec: Any, target: str) -> Any:

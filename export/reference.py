@@ -1,25 +1,17 @@
-"""What a bundle's artifacts are held against: views of its checkpoints in training form, and pictures that fit them."""
+"""What a bundle's artifacts are held against: views of its checkpoints, loaded again in training form."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
 from export.manifest import Bundle
 from export.subjects import MultitaskSubject, Subject, subject_of
 from export.targets import Kind, Output
 from export.views import View
-from mobileclip.config import ModelConfig, Origin
-from mobileclip.dense import host, host_detection
+from mobileclip.config import Origin
 from mobileclip.dense.model import DenseModel
 from mobileclip.errors import BundleError
 from mobileclip.models import Clip
-from mobileclip.preprocessing import preprocess
 
 Source = str | Path | Clip | DenseModel
 """A model, or where one is."""
@@ -59,27 +51,6 @@ def reference_subject(bundle: Bundle, source: Source, heads: Sequence[Source] | 
         for head, about in zip(subject.heads, told, strict=True):
             _require_same(bundle, head.origin, about["checkpoint"], about["checkpoint"]["source"])
     return subject
-
-
-def pictures(bundle: Bundle, kind: Kind) -> Callable[[Image.Image], Tensor]:
-    """What makes the input of a view, float32 [1, 3, H, W] in 0..1, of an upright picture of any size."""
-    if kind == "image":
-        config = ModelConfig.from_dict(bundle.manifest["model"]["config"])
-        transform = preprocess(replace(config.preprocess, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
-        return lambda image: transform(image).unsqueeze(0)
-    about = bundle.manifest["dense"]["input"]
-    size = (int(about["size"][0]), int(about["size"][1]))
-
-    def fit(image: Image.Image) -> Tensor:
-        pixels = fitted(np.asarray(image.convert("RGB")), size, about["resize"])
-        return torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32) * np.float32(1 / 255))
-
-    return fit
-
-
-def fitted(image: Any, size: tuple[int, int], rule: str) -> Any:
-    """RGB uint8 [H, W, 3] -> uint8 [*size, 3], stretched or letterboxed as the manifest says."""
-    return host_detection.letterbox(image, size)[0] if rule == "letterbox" else host.stretch(image, size)
 
 
 def _output(bundle: Bundle) -> Output:

@@ -4,16 +4,23 @@ nothing heavy.
 A new target is one entry here and one function in a `to_*.py`; a new preset is one entry.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from mobileclip.errors import UnknownName
+from mobileclip.errors import MobileClipError, UnknownName
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["image", "text", "segmentation", "depth", "detection", "multitask", "dense"]
 """What a view is: one of the two towers, a dense task, several tasks at once, or the image tower pixel by pixel."""
 Wide = Literal["nothing", "argmax", "coordinates"]
 """What of a view may not be computed in fp16: an index, or everything that says where boxes are and which are kept."""
+Precision = Literal["fp32", "fp16", "w8", "w8a8", "w6p", "w4p"]
+"""What an artifact's numbers are: floats; weights of 8 bits; weights and activations of 8 bits; weights as places in a
+palette of 64 or 16 values."""
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w6p", "w4p")
 Output = Literal["argmax_quarter", "logits_quarter", "logits_full"]
 OUTPUTS: tuple[Output, ...] = ("argmax_quarter", "logits_quarter", "logits_full")
 """What a segmentation view gives: labels or logits at a quarter of its input's sides, or logits at all of them."""
@@ -36,6 +43,29 @@ class Gate:
 
 FP32 = Gate(db=90.0, cosine=0.999999, equal=0.9995, found=0.95)
 FP16 = Gate(db=40.0, cosine=0.9999, equal=0.98, found=0.8)
+QUANTISED: Mapping[Precision, Gate] = {
+    "w8": Gate(db=25.0, cosine=0.999, equal=0.97, found=0.8),
+    "w8a8": Gate(db=15.0, cosine=0.99, equal=0.95, found=0.7),
+    "w6p": Gate(db=18.0, cosine=0.995, equal=0.95, found=0.7),
+    "w4p": Gate(db=8.0, cosine=0.95, equal=0.9, found=0.5),
+}
+"""What a quantised artifact must reach against the eager view in floats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """How a view is quantised."""
+
+    precision: Precision
+    """Of every block that `blocks` does not name."""
+    blocks: Mapping[str, Precision] = field(default_factory=dict)
+    """Block (`export.blocks.blocks_of`) -> its own precision; `fp32` or `fp16` leaves it in floats."""
+    inputs: "Sequence[Tensor]" = ()
+    """Inputs of the view whose activations set the ranges; none where only weights are quantised."""
+
+    def of(self, block: str) -> Precision:
+        """The precision of a block."""
+        return self.blocks.get(block, self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +73,31 @@ class Target:
     """One runtime that artifacts are made for."""
 
     lower: str
-    """`module:function` that writes a view: (view, path, preset) -> Delegation or None."""
+    """`module:function` that writes a view: (view, path, preset, quantised module or None) -> Delegation or None."""
     suffix: str
     """Of the file or package."""
     precision: Literal["fp32", "fp16"]
     gate: Gate
+    quantised: tuple[Precision, ...] = ()
+    """What else it can hold."""
     rewrites: tuple[str, ...]
     """Names in `rewrites.REWRITES` that are applied before lowering, in order."""
 
 
 TARGETS: Mapping[str, Target] = {
-    "onnx": Target(lower="export.to_onnx:lower", suffix=".onnx", precision="fp32", gate=FP32, rewrites=()),
+    "onnx": Target(
+        lower="export.to_onnx:lower",
+        suffix=".onnx",
+        precision="fp32",
+        quantised=("w8a8",),
+        gate=FP32,
+        rewrites=(),
+    ),
     "executorch-xnnpack": Target(
         lower="export.to_executorch:lower_xnnpack",
         suffix=".xnnpack.pte",
         precision="fp32",
+        quantised=("w8a8",),
         gate=FP32,
         rewrites=(
             "linear-layernorm",
@@ -74,7 +114,14 @@ TARGETS: Mapping[str, Target] = {
     "executorch-vulkan": Target(
         lower="export.to_executorch:lower_vulkan", suffix=".vulkan.pte", precision="fp16", gate=FP16, rewrites=()
     ),
-    "coreml": Target(lower="export.to_coreml:lower", suffix=".mlpackage", precision="fp16", gate=FP16, rewrites=()),
+    "coreml": Target(
+        lower="export.to_coreml:lower",
+        suffix=".mlpackage",
+        precision="fp16",
+        quantised=("w8", "w6p", "w4p"),
+        gate=FP16,
+        rewrites=(),
+    ),
 }
 """Name -> what is written and what it must reach."""
 
@@ -155,3 +202,25 @@ def precision_of(target: str, wide: Wide) -> Literal["fp32", "fp16"]:
     if wide == "coordinates" and target in ("executorch-coreml", "executorch-vulkan"):
         return "fp32"
     return TARGETS[target].precision
+
+
+def quantised_of(targets: Iterable[str], precision: str) -> Precision | None:
+    """The precision called `precision`; None where it is each target's own floats.
+
+    Raises:
+        UnknownName: no such precision.
+        MobileClipError: a target that cannot hold it; what each can is told.
+    """
+    known = next((item for item in PRECISIONS if item == precision), None)
+    if known is None:
+        raise UnknownName("precision", precision, PRECISIONS)
+    unable = [name for name, target in targets_of(targets).items() if known not in held(target)]
+    if unable:
+        told = "; ".join(f"{name} {', '.join(held(target))}" for name, target in TARGETS.items())
+        raise MobileClipError(f"{' and '.join(unable)} cannot hold {precision}; what each target can: {told}.")
+    return known if known in QUANTISED else None
+
+
+def held(target: Target) -> tuple[Precision, ...]:
+    """All precisions of a target, its own floats first."""
+    return (target.precision, *target.quantised)

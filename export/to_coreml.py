@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from export.targets import Wide, preset_of
 from export.views import View
@@ -23,9 +24,13 @@ _MOVES = frozenset({"reshape", "expand_dims", "squeeze", "cast"})
 """Operators that compute nothing: they are as wide as what they move."""
 
 
-def lower(view: View, path: Path, preset: str) -> None:
-    """Write `view` to `path` (.mlpackage)."""
+def lower(view: View, path: Path, preset: str, module: nn.Module | None = None) -> None:
+    """Write `view` to `path` (.mlpackage), or `module`: the view quantised, whose integers and palettes it keeps."""
     import coremltools as ct
+
+    oldest = getattr(ct.target, preset_of(preset).ios)
+    if module is not None:  # quantize operators came with iOS 17, palettes of groups of channels with iOS 18
+        oldest = max(oldest, ct.target.iOS18 if _has_palettes(module) else ct.target.iOS17)
 
     spec = view.inputs[0]
     if spec.kind == "image":
@@ -33,17 +38,21 @@ def lower(view: View, path: Path, preset: str) -> None:
     else:
         inputs = [ct.TensorType(spec.name, shape=spec.shape, dtype=np.int32)]
     example = view.example if spec.kind == "image" else view.example.to(torch.int32)
-    program = torch.export.export(view, (example,)).run_decompositions({})
+    program = torch.export.export(module or view, (example,)).run_decompositions({})
     package = ct.convert(
         program,
         inputs=inputs,
         outputs=[ct.TensorType(out.name, dtype=getattr(np, out.dtype)) for out in view.outputs],
-        minimum_deployment_target=getattr(ct.target, preset_of(preset).ios),
+        minimum_deployment_target=oldest,
         compute_precision=_precision(view.wide),
         skip_model_load=True,
     )
     package.short_description = f"{view.kind} view; the manifest beside this package tells the rest"
     package.save(str(path))
+
+
+def _has_palettes(module: nn.Module) -> bool:
+    return any(name.endswith("/lut") for name, _ in module.named_buffers())
 
 
 def _precision(wide: Wide) -> Any:

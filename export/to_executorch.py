@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from export.targets import precision_of, preset_of
 from export.views import View
@@ -26,15 +27,15 @@ class Delegation:
     """Operators that stayed outside, and how often."""
 
 
-def lower_xnnpack(view: View, path: Path, preset: str) -> Delegation:
-    """Write `view` to `path` for XNNPACK."""
+def lower_xnnpack(view: View, path: Path, preset: str, module: nn.Module | None = None) -> Delegation:
+    """Write `view` to `path` for XNNPACK, or `module`: the view quantised."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.utils.configs import get_transform_passes
 
-    return _lower(view, path, [XnnpackPartitioner()], get_transform_passes())
+    return _lower(module or view, view.example, path, [XnnpackPartitioner()], get_transform_passes())
 
 
-def lower_coreml(view: View, path: Path, preset: str) -> Delegation:
+def lower_coreml(view: View, path: Path, preset: str, module: nn.Module | None = None) -> Delegation:
     """Write `view` to `path` for ExecuTorch's Core ML delegate."""
     import coremltools as ct
     from executorch.backends.apple.coreml.compiler import CoreMLBackend
@@ -47,13 +48,15 @@ def lower_coreml(view: View, path: Path, preset: str) -> Delegation:
         compute_precision=ct.precision.FLOAT16 if narrow else ct.precision.FLOAT32,
     )
     if view.wide != "argmax":
-        return _lower(view, path, [CoreMLPartitioner(compile_specs=specs, lower_full_graph=True)], None)
+        return _lower(
+            module or view, view.example, path, [CoreMLPartitioner(compile_specs=specs, lower_full_graph=True)], None
+        )
     outside = ["aten.argmax.default", "dim_order_ops._to_dim_order_copy.default", "aten._to_copy.default"]
     partitioner = CoreMLPartitioner(compile_specs=specs, skip_ops_for_coreml_delegation=outside)
-    return _lower(view, path, [partitioner], None)
+    return _lower(module or view, view.example, path, [partitioner], None)
 
 
-def lower_vulkan(view: View, path: Path, preset: str) -> Delegation:
+def lower_vulkan(view: View, path: Path, preset: str, module: nn.Module | None = None) -> Delegation:
     """Write `view` to `path` for Vulkan, with XNNPACK for what Vulkan does not take (it has no fallback)."""
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -62,13 +65,13 @@ def lower_vulkan(view: View, path: Path, preset: str) -> Delegation:
     narrow = precision_of("executorch-vulkan", view.wide) == "fp16"
     outside = [ops.edge.aten.argmax.default]
     vulkan = VulkanPartitioner({"force_fp16": narrow, "require_dynamic_shapes": False}, operator_blocklist=outside)
-    return _lower(view, path, [vulkan, XnnpackPartitioner()], None)
+    return _lower(module or view, view.example, path, [vulkan, XnnpackPartitioner()], None)
 
 
-def _lower(view: View, path: Path, partitioners: Sequence[Any], passes: Any) -> Delegation:
+def _lower(module: nn.Module, example: Tensor, path: Path, partitioners: Sequence[Any], passes: Any) -> Delegation:
     from executorch.exir import to_edge_transform_and_lower
 
-    program = torch.export.export(view, (view.example,))
+    program = torch.export.export(module, (example,))
     edge = to_edge_transform_and_lower(program, partitioner=list(partitioners), transform_passes=passes)
     found = delegation_of(edge)
     path.write_bytes(edge.to_executorch().buffer)

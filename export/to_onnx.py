@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from export.views import View
 
@@ -10,10 +11,10 @@ OPSET = 20
 """First opset with Gelu; what the Core ML and NNAPI providers of onnxruntime want at least."""
 
 
-def lower(view: View, path: Path, preset: str) -> None:
-    """Write `view` to `path` (.onnx)."""
+def lower(view: View, path: Path, preset: str, module: nn.Module | None = None) -> None:
+    """Write `view` to `path` (.onnx), or `module`: the view quantised, as QDQ nodes."""
     program = torch.onnx.export(
-        view,
+        module or view,
         (view.example,),
         dynamo=True,
         external_data=False,

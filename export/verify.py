@@ -19,9 +19,10 @@ from export import mil
 from export.bundle import answers_of, read_array
 from export.manifest import Bundle
 from export.parity import Parity, compare_outputs
-from export.reference import Source, pictures, reference_views
+from export.pictures import pictures
+from export.reference import Source, reference_views
 from export.runtimes import CoreMLSession, NotHere, Session, Slot, open_artifact
-from export.targets import FP16, TARGETS, Gate, Kind
+from export.targets import FP16, QUANTISED, TARGETS, Gate, Kind
 from export.views import View, card
 from mobileclip.config import Preprocess
 from mobileclip.errors import ArtifactError, BundleError, MobileClipError
@@ -167,7 +168,7 @@ def _photos(bundle: Bundle, kind: Kind, images: str | Path | None, limit: int, v
     """The view applies the model's statistics itself: it is fed 0..1."""
     if images is None:
         return []
-    fit = pictures(bundle, kind)
+    fit = pictures(bundle.manifest, kind)
     return list(_answers(view, [fit(read_image(path)) for path in load_images(images)[:limit]]))
 
 
@@ -199,7 +200,7 @@ def _verify_artifact(bundle: Bundle, entry: Mapping[str, Any], feeds: Sequence[F
     except NotHere as reason:
         note = f"not run here: needs {reason}"
         return [Row(file=file, target=target, output="", runtime="", inputs=0, note=note)], None
-    gate = TARGETS[target].gate if target in TARGETS else FP16
+    gate = QUANTISED.get(entry["precision"]) or (TARGETS[target].gate if target in TARGETS else FP16)
     return _judge(file, target, session, feeds, gate, entry["outputs"])
 
 

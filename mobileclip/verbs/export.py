@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from export.targets import OUTPUTS, TARGETS, Output, preset_of, targets_of
+from export.targets import OUTPUTS, TARGETS, Output, preset_of, quantised_of, targets_of
 from mobileclip.config import config_of
 from mobileclip.dense.config import head_of
 from mobileclip.errors import MobileClipError, OutputError
@@ -21,6 +21,8 @@ class Export:
     """Turn a checkpoint into a bundle: artifacts for phones, each compared with the model it was made from.
 
     mobileclip export mobileclip_s2.pt --to onnx coreml executorch-xnnpack --out out/s2
+
+    mobileclip export mobileclip_s2.pt --to executorch-xnnpack onnx --precision w8a8 --calibration photos --out out/int8
 
     mobileclip export runs/ade/best --size 512 512 --out out/ade
 
@@ -48,6 +50,12 @@ class Export:
     """Dense checkpoints, finetuned on this checkpoint's frozen encoder, that share one pass with the embedding."""
     view: tuple[Literal["image", "text", "dense"], ...] = ()
     """Of an image-text model: the towers, or the image tower pixel by pixel; both towers if left out."""
+    precision: str | None = None
+    """fp32, fp16, w8, w8a8, w6p or w4p, as far as each target can hold it; its own floats if left out."""
+    calibration: Path | None = None
+    """For w8a8: folder of pictures like those that the app will see. Not those that you measure with."""
+    accept: bool = False
+    """Write artifacts that miss their gates as well; the manifest says which."""
     jobs: int = min(2, os.cpu_count() or 1)
     """Artifacts that are made at the same time; each process holds the model once."""
     force: bool = False
@@ -57,6 +65,8 @@ class Export:
 
     def run(self) -> int:
         """Check what can be checked without a model, then export."""
+        if self.precision is not None:
+            quantised_of(self.to, self.precision)
         targets_of(self.to)
         preset_of(self.preset)
         for source in (self.checkpoint, *self.heads):
@@ -78,6 +88,9 @@ class Export:
                 size=self.size,
                 heads=self.heads,
                 views=self.view or None,
+                precision=self.precision,
+                calibration=self.calibration,
+                accept=self.accept,
                 jobs=self.jobs,
                 force=self.force,
                 progress=say,
