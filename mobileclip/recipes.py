@@ -34,6 +34,10 @@ class Recipe:
     """Key of `mobileclip.config.MODELS`."""
     init: str = ""
     """Checkpoint to start from; empty: fresh weights."""
+    qat: str = ""
+    """Trained checkpoint whose fused image tower trains with the rounding of int8 artifacts; empty: none."""
+    hold: float = 0.0
+    """Weight of 1 - cosine to the embeddings of `qat` in floats, so that an index of these stays valid."""
     shards: tuple[str, ...] = ()
     """Folders, globs, brace patterns or URLs of tars."""
     embeddings: str = ""
@@ -215,9 +219,26 @@ def recipe_of(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
         UnknownName: no such recipe, model or field.
         TrainingError: a value that the field cannot hold, or fields that exclude each other.
     """
+    if (overrides or {}).get("qat"):
+        overrides = {**_rounding(overridden(name, RECIPES, None)), **(overrides or {})}
     recipe = overridden(name, RECIPES, overrides)
     check(recipe)
     return recipe
+
+
+def _rounding(recipe: Recipe) -> dict[str, Any]:
+    """What --qat changes in a recipe unless it is set: a tenth of the steps, at a small rate, from one checkpoint."""
+    steps = max(recipe.steps // 10, 1)
+    return {
+        "init": "",
+        "steps": steps,
+        "warmup": steps // 10,
+        "lr": recipe.lr / 30,
+        "end_lr": 0.0,
+        "weight_decay": 0.0,
+        "ema": 0.0,
+        "hold": 1000.0,
+    }
 
 
 def assignments(items: Sequence[str]) -> dict[str, str]:
@@ -279,6 +300,11 @@ def check(recipe: Recipe) -> None:
         <= 1,
         "siglip has no distillation: set distill=0 or loss=clip": recipe.loss == "siglip" and recipe.distill > 0,
         "fsdp and accumulate exclude each other: set one of them": recipe.fsdp and recipe.accumulate > 1,
+        f"hold is {recipe.hold}: at least 0, and above it only with qat": recipe.hold < 0
+        or (recipe.hold > 0 and not recipe.qat),
+        "qat says what to start from, and so does init: set one of them": bool(recipe.qat and recipe.init),
+        "qat goes with loss=clip, without fsdp and without compile": bool(recipe.qat)
+        and (recipe.fsdp or recipe.compile or recipe.loss != "clip"),
     }
     for fault, holds in rules.items():
         if holds:

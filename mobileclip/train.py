@@ -8,6 +8,7 @@ ranks, threads and interruptions does not show in the curve. The step itself is 
 loop.py.
 """
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mobileclip import qat
 from mobileclip.checkpoint import load, save
 from mobileclip.data.augment import Augment
 from mobileclip.data.batches import Batch
@@ -84,7 +86,10 @@ class _Contrast:
         self.recipe, self.device, self.validate = recipe, device, validate
         self.corpus = _corpus(recipe)
         self.policy = policy(recipe.captions)
-        self.stepper = Stepper(_fresh(recipe), recipe, device, joint=self.policy.joint)
+        self.began = qat.start(recipe.qat, recipe.model) if recipe.qat else None
+        clip = _fresh(recipe) if self.began is None else qat.prepare(self.began)
+        before = None if self.began is None else copy.deepcopy(self.began.image)
+        self.stepper = Stepper(clip, recipe, device, joint=self.policy.joint, before=before)
         self.module = self.stepper.trainee
         self.judges = validate is not None
         self.teacher = _teachers(recipe, device)
@@ -144,11 +149,11 @@ class _Contrast:
         }
 
     def state(self) -> dict[str, Any]:
-        return {"captions": dict(self._consumed())}
+        return {"captions": dict(self._consumed()), **({} if self.began is None else qat.told(("image",)))}
 
     def judge(self, groups: Groups) -> Judged:
         assert self.validate is not None
-        return Judged(figures=dict(self.validate(self._clip(groups))))
+        return Judged(figures=dict(self.validate(self._judged(groups))))
 
     def write(self, part: Path, groups: Groups, record: Mapping[str, Any]) -> None:
         save(self._clip(groups), part, force=True, record=record)
@@ -163,10 +168,26 @@ class _Contrast:
 
     def _clip(self, groups: Groups) -> Clip:
         """The model that is saved, on the CPU."""
-        weights = groups["average"] or groups["model"]
+        weights = _weights(groups)
+        if self.began is not None:
+            return qat.fused_clip(self.began, weights)
         model = build(self.stepper.clip.config)
-        model.load_state_dict({key.removeprefix("clip."): v for key, v in weights.items() if key.startswith("clip.")})
+        model.load_state_dict(weights)
         return model.eval()
+
+    def _judged(self, groups: Groups) -> Clip:
+        """What is evaluated: the model that is saved, with the rounding that it was trained with."""
+        if self.began is None:
+            return self._clip(groups)
+        model = qat.prepare(self.began)
+        model.load_state_dict(_weights(groups))
+        return model.eval()
+
+
+def _weights(groups: Groups) -> dict[str, Tensor]:
+    """Of the model, without what only the loss has."""
+    weights = groups["average"] or groups["model"]
+    return {key.removeprefix("clip."): v for key, v in weights.items() if key.startswith("clip.")}
 
 
 def _validation(val: str) -> Validate:

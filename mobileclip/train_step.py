@@ -24,6 +24,7 @@ from mobileclip.loop import Figures
 from mobileclip.losses import Features, Objective, objective
 from mobileclip.models import Clip
 from mobileclip.models.training import quicken
+from mobileclip.qat import follow as follow_ranges
 from mobileclip.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -59,8 +60,22 @@ class Trainee(nn.Module):
 class Stepper:
     """One optimiser step after the other, without files and without a loader."""
 
-    def __init__(self, clip: Clip, recipe: Recipe, device: torch.device, *, joint: bool = False) -> None:
+    def __init__(
+        self,
+        clip: Clip,
+        recipe: Recipe,
+        device: torch.device,
+        *,
+        joint: bool = False,
+        before: nn.Module | None = None,
+    ) -> None:
+        """Args:
+        clip: what trains.
+        joint: captions of a picture are seen together.
+        before: image tower that embeddings are held near to (`Recipe.hold`).
+        """
         self.recipe, self.device = recipe, device
+        self.before = None if before is None else before.to(device).eval().requires_grad_(False)
         self.clip = quicken(clip).to(device).train()
         self.layout = torch.channels_last if recipe.channels_last and device.type == "cuda" else torch.contiguous_format
         if device.type == "cuda":
@@ -136,6 +151,8 @@ class Stepper:
             for some in (towers, scalars):
                 nn.utils.clip_grads_with_norm_(some, self.recipe.clip, norm)
         self.optimiser.step()
+        if self.recipe.qat:
+            follow_ranges(self.trainee)
         with torch.no_grad():
             self.clip.logit_scale.clamp_(0, math.log(self.recipe.max_logit_scale))
             if self.average:
@@ -160,6 +177,7 @@ class Stepper:
         if count == 1:
             image, text, scale, bias = self._forward(images, tokens, step, 0)
             loss, parts = objective(self.objective, features(image, text), scale, bias)
+            loss, parts = self._held(loss, parts, image, images)
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach(), parts
         slices = list(zip(images.chunk(count), tokens.chunk(count), strict=True))
@@ -169,6 +187,7 @@ class Stepper:
         scalars = [None if x is None else x.detach().clone().requires_grad_() for x in outs[0][2:]]
         assert scalars[0] is not None
         loss, parts = objective(self.objective, features(image, text), scalars[0], scalars[1])
+        loss, parts = self._held(loss, parts, image, images)
         loss.backward()  # type: ignore[no-untyped-call]
         assert image.grad is not None
         assert text.grad is not None
@@ -184,6 +203,7 @@ class Stepper:
                         for a, s in zip(again[2:], scalars, strict=True)
                         if a is not None and s is not None and s.grad is not None
                     ]
+                pairs = [pair for pair in pairs if pair[0].requires_grad]  # a tower at rest has no gradient
                 torch.autograd.backward([a for a, _ in pairs], [g for _, g in pairs])
         return loss.detach(), parts
 
@@ -195,6 +215,17 @@ class Stepper:
         with autocast:
             out: tuple[Tensor, Tensor, Tensor, Tensor | None] = self.wrapped(images, tokens)
         return out
+
+    def _held(
+        self, loss: Tensor, parts: dict[str, Tensor], image: Tensor, images: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with what holds the embeddings [b, E] of `images` near to those of the tower before."""
+        if self.before is None or not self.recipe.hold:
+            return loss, parts
+        with torch.no_grad():
+            rows = torch.cat([self.before(x) for x in images.chunk(self.recipe.accumulate)])
+        away = (1 - (image * nn.functional.normalize(rows.float(), dim=-1)).sum(-1)).mean()
+        return loss + self.recipe.hold * away, {**parts, "away": away.detach()}
 
     def _taught(self, rows: Tensor | None) -> Tensor | None:
         """Teachers' embeddings [..., T*D], each teacher's part of unit length; stored ones need not be."""

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mobileclip import qat
 from mobileclip.config import config_of
+from mobileclip.dense import qat as rounding
 from mobileclip.dense.batches import Batches
 from mobileclip.dense.checkpoint import load, save, start
 from mobileclip.dense.config import DenseConfig
@@ -170,8 +172,9 @@ class _Dense:
         }
 
     def state(self) -> dict[str, Any]:
+        rounded = qat.told(("encoder", "head")) if self.recipe.qat else {}
         judged = {"metric": self.report.metric, "better": self.report.better} if self.report else {}
-        return {"pictures": len(self.indices), **judged}
+        return {"pictures": len(self.indices), **rounded, **judged}
 
     def judge(self, groups: Groups) -> Judged:
         assert self.val_set is not None
@@ -189,7 +192,10 @@ class _Dense:
         return Judged(figures=self.report.figures, better=self.report.better)
 
     def write(self, part: Path, groups: Groups, record: Mapping[str, Any]) -> None:
-        save(self._saved(groups).cpu(), part, force=True, record=record)
+        model = self._saved(groups).cpu()
+        if self.recipe.qat:
+            model = rounding.deployed(model, model.state_dict())
+        save(model, part, force=True, record=record)
         if self.report is not None:
             self.report.write(part / "evaluation")
             self.report = None
@@ -200,10 +206,12 @@ class _Dense:
             say(f"left out of {self.train_set.name}: {skipped.sentence()}")
 
     def _saved(self, groups: Groups) -> DenseModel:
-        """The model that is evaluated and saved."""
+        """The model that is evaluated and saved; with rounding, if it trains so."""
         weights = groups["average"] or groups["model"]
         if self.saved is None:
             self.saved = build(self.config)
+            if self.recipe.qat:
+                self.saved = rounding.prepared(self.saved)
         self.saved.load_state_dict({name.removeprefix(_PREFIX): value for name, value in weights.items()})
         self.saved.origin = self.origin
         return self.saved
@@ -240,6 +248,8 @@ def _model(recipe: Finetune, train_set: DenseSet, newest: Path | None) -> DenseM
     """The model before the first step; when the run goes on, only its form matters."""
     if newest is not None:
         model = load(newest)
+        if recipe.qat:
+            return rounding.resumed(model)
         assert model.origin is not None
         begun = model.origin.record.get("begun_from")
         model.origin = replace(model.origin, record={"begun_from": begun}) if begun else None
@@ -254,6 +264,8 @@ def _model(recipe: Finetune, train_set: DenseSet, newest: Path | None) -> DenseM
         max_depth=recipe.max_depth,
     )
     torch.manual_seed(recipe.seed)
+    if recipe.qat:
+        return rounding.begin(config, recipe.checkpoint)
     model = start(config, recipe.checkpoint, head=recipe.keep_head)
     if model.origin is not None:  # the record of what it began as is kept apart: those figures are not its own
         origin = model.origin

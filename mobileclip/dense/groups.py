@@ -25,6 +25,8 @@ UNDECAYED = (
 
 def groups_of(model: DenseModel, recipe: Finetune) -> list[dict[str, Any]]:
     """Of all parameters that train: `params`, `weight_decay`, `scale` (of the learning rate) and `name`."""
+    if recipe.qat:  # a deployed encoder has no levels
+        return _split("all", 1.0, list(model.parameters()), _plain(model), recipe)
     assert isinstance(model.encoder, Pyramid)
     levels = [] if recipe.freeze else levels_of(model.encoder, recipe)  # frozen, only its fresh parts train
     wholes: list[tuple[str, float, Sequence[nn.Module]]] = [
@@ -38,11 +40,7 @@ def groups_of(model: DenseModel, recipe: Finetune) -> list[dict[str, Any]]:
     for name, scale, modules in wholes:
         own = [p for module in modules for p in _parameters(module) if p.requires_grad and p not in seen]
         seen |= set(own)
-        for kind, decays in (("", True), (", plain", False)):
-            params = [p for p in own if (p not in plain) == decays]
-            if params:
-                decay = recipe.weight_decay if decays else 0.0
-                out.append({"params": params, "weight_decay": decay, "scale": scale, "name": name + kind})
+        out += _split(name, scale, own, plain, recipe)
     left = [name for parameter, name in names.items() if parameter.requires_grad and parameter not in seen]
     assert not left, f"in no group: {left}"
     return out
@@ -59,6 +57,19 @@ def levels_of(encoder: Pyramid, recipe: Finetune) -> list[list[nn.Module]]:
     for place, level in enumerate(fine):
         buckets[place * recipe.buckets // len(fine)] += level
     return buckets
+
+
+def _split(
+    name: str, scale: float, own: Sequence[nn.Parameter], plain: set[nn.Parameter], recipe: Finetune
+) -> list[dict[str, Any]]:
+    """A group of those that decay and one of those that do not, where there are any."""
+    out: list[dict[str, Any]] = []
+    for kind, decays in (("", True), (", plain", False)):
+        params = [p for p in own if (p not in plain) == decays]
+        if params:
+            decay = recipe.weight_decay if decays else 0.0
+            out.append({"params": params, "weight_decay": decay, "scale": scale, "name": name + kind})
+    return out
 
 
 def _parameters(module: nn.Module | nn.Parameter) -> list[nn.Parameter]:

@@ -38,6 +38,8 @@ class Finetune:
     """Where the encoder's weights come from: a CLIP or dense checkpoint, `timm:NAME`, `seeded:NAME`, or `scratch`."""
     keep_head: bool = False
     """Begin with the head of a dense checkpoint as well."""
+    qat: bool = False
+    """Train a finetuned `checkpoint` further, its encoder fused, with the rounding of int8 artifacts in all parts."""
     data: str = ""
     """Folder or file of the data set."""
     layout: str = ""
@@ -192,6 +194,8 @@ def check(recipe: Finetune) -> None:
         f"save_every is {recipe.save_every}: at least 1": recipe.save_every < 1,
         f"log_every is {recipe.log_every}: at least 1": recipe.log_every < 1,
         f"keep is {recipe.keep}: at least 1": recipe.keep < 1,
+        "qat trains encoder and head, without compile: set freeze=no and compile=no": recipe.qat
+        and (recipe.freeze or recipe.compile),
         "fresh weights have no statistics to freeze: set bn=live or bn=sync": recipe.checkpoint == SCRATCH
         and recipe.bn == "frozen"
         and not recipe.freeze,

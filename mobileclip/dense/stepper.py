@@ -25,6 +25,8 @@ from mobileclip.errors import Diverged
 from mobileclip.loop import Figures
 from mobileclip.models.pyramid import set_drop_path
 from mobileclip.models.training import quicken_tower
+from mobileclip.qat import follow as follow_ranges
+from mobileclip.qat import rest
 from mobileclip.train_step import draw_from, follow, gradient_norm, local_only
 
 
@@ -63,7 +65,7 @@ class Stepper:
             if recipe.channels_last:
                 self.layout = torch.channels_last
                 model.to(memory_format=self.layout)
-            if world() > 1 and recipe.bn != "live":
+            if world() > 1 and recipe.bn != "live" and not recipe.qat:
                 model.head = convert_sync_batchnorm(model.head)
                 if recipe.bn == "sync" and not recipe.freeze:
                     model.encoder = convert_sync_batchnorm(model.encoder)
@@ -118,6 +120,8 @@ class Stepper:
         if self.recipe.clip:
             nn.utils.clip_grads_with_norm_(trained, self.recipe.clip, norm)
         self.optimiser.step()
+        if self.recipe.qat:
+            follow_ranges(self.trainee)
         if self.average:
             follow(self.average, self.trainee, self.recipe.ema, step)
         return Figures(loss=torch.stack(losses).mean(), parts=told if len(told) > 1 else {}, norm=norm)
@@ -142,7 +146,9 @@ def freeze(model: DenseModel) -> None:
 def settle(model: DenseModel, recipe: Finetune, step: int) -> None:
     """Training mode for what trains at this step: BatchNorms, or all of the encoder, may be at rest."""
     model.train()
-    if recipe.freeze:
+    if recipe.qat:
+        rest(model)
+    elif recipe.freeze:
         model.encoder.eval()
         for module in model.encoder.fresh():  # type: ignore[operator]
             module.train()

@@ -35,6 +35,8 @@ class Finetune:
     unknown one lists all."""
     checkpoint: str = ""
     """CLIP or dense checkpoint, timm:NAME, or scratch."""
+    qat: bool = False
+    """Train a finetuned checkpoint further with the rounding of int8 artifacts."""
     data: str = ""
     """Folder or file of the data set; `mobileclip inspect` checks it."""
     out: Path
@@ -93,6 +95,8 @@ class Finetune:
         for field in ("checkpoint", "data", "val", "labels"):
             if getattr(self, field) not in (None, ""):
                 overrides[field] = getattr(self, field)
+        if self.qat:
+            overrides["qat"] = True
         recipe = recipe_of(self.recipe, overrides)
         if recipe.task != task_of(self.task):
             fitting = [name for name, make in RECIPES.items() if make().task == self.task]

@@ -24,6 +24,8 @@ class Train:
     """Folders, globs, brace patterns or URLs of tars."""
     out: Path
     """Folder of the run; one that holds this run already is gone on with."""
+    qat: str = ""
+    """Trained checkpoint to train further with the rounding of int8 artifacts; texts stay as they are."""
     val: Path | None = None
     """Set to evaluate on: classes (zero-shot), captions (retrieval), or both."""
     set: tuple[str, ...] = ()
@@ -38,6 +40,8 @@ class Train:
         overrides: dict[str, object] = dict(assignments(self.set))
         if self.shards:
             overrides["shards"] = self.shards
+        if self.qat:
+            overrides["qat"] = self.qat
         if self.val is not None:
             overrides["val"] = str(self.val)
         recipe = recipe_of(self.recipe, overrides)
