@@ -24,6 +24,7 @@ STUDIES = (
     "captions_study",
     "dense_host",
     "dense_study",
+    "qat",
 )
 """Modules of this package with `main(argv) -> int` and `table`."""
 SECTIONS = {
