@@ -6,12 +6,15 @@ vector unit: more than half of MCi2's time. Figures of every form that was tried
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from mobileclip.models.mci import FusedMCi, FusedMciPyramid, SqueezeExcitation
 
 MAX_TAPS = 25
 """Taps of XNNPACK's largest depthwise kernel (xnnpack/src/configs/dwconv-config.c)."""
+
+LEAST_POSITIONS = 256
+"""Outputs of a channel from which on a depthwise convolution is better left in floats (`floats_are_faster`)."""
 
 _EVEN, _ODD, _ALL = (0, 2, 4, 6), (1, 3, 5), (0, 1, 2, 3, 4, 5, 6)
 _PIECES: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
@@ -31,6 +34,20 @@ def is_depthwise(conv: nn.Module) -> bool:
         and conv.padding_mode == "zeros"
         and isinstance(conv.padding, tuple)
     )
+
+
+def floats_are_faster(node: fx.Node, least: int = LEAST_POSITIONS) -> bool:
+    """Whether a depthwise convolution in an exported graph should stay in floats where its neighbours are in 8 bits.
+
+    Integer kernels of depthwise convolutions multiply no faster than those of floats (x86: two to three times slower,
+    XNNPACK and onnxruntime alike; docs/log.md), and rounding between the pieces of a split one costs most of the
+    precision. What speaks for integers is size: a kernel of k x k weighs as much whatever the map it runs over, so
+    maps of fewer than `least` positions, where little time is spent, are not worth it.
+    """
+    if node.target != torch.ops.aten.conv2d.default:
+        return False
+    rows, columns = map(int, node.meta["val"].shape[-2:])
+    return bool(len(node.args) > 6 and node.args[6] != 1 and rows * columns >= least)
 
 
 class SplitDepthwise(nn.Module):
