@@ -11,7 +11,6 @@ from torch import nn
 
 import mobileclip
 from export.depthwise import floats_are_faster
-from export.judged import _HARMLESS
 from export.parity import compare
 from export.rewrites import rewrite
 from export.runtimes import open_artifact
@@ -40,7 +39,11 @@ def test_text_on_xnnpack(tmp_path: Path) -> None:
     file = tmp_path / "int8.pte"
     found = lower_xnnpack(form, file, "apple", small)
     assert found.delegates == 1
-    assert set(found.loose) <= set(_HARMLESS)
+    assert found.loose.keys() == {  # lookups and casts of ids, no arithmetic
+        "aten_eq_scalar",
+        "aten_embedding_default",
+        "dim_order_ops__to_dim_order_copy_default",
+    }
     assert file.stat().st_size < 0.29 * 4 * sum(value.numel() for value in view.parameters())
     session = open_artifact(file, "executorch-xnnpack", 1)
     for caption in CAPTIONS:
