@@ -153,6 +153,8 @@ class Program:
     "Whether any computed tensor is declared as float16; a program without runs in float32 on a device."
     weight_bytes: int
     "Bytes of stored weights that this function uses, as compressed as they are."
+    compressed: Mapping[str, str]
+    "Constants that were decoded when the program was loaded, by name, and what they are stored as (`UINT6`, `INT8`)."
     _steps: tuple[_Step, ...] = field(repr=False)
     _constants: dict[str, Argument] = field(repr=False)
     _wide: frozenset[str] = field(repr=False)
@@ -186,6 +188,16 @@ class Program:
                     f"{package.path.name} cannot be read ({first(error)}): the package is damaged; "
                     "copy or export it again."
                 ) from error
+
+    def constant(self, name: str) -> Tensor:
+        """A constant that an operator uses, decoded; float32, int64 or bool.
+
+        Raises ArtifactError where there is none of that name.
+        """
+        value = self._constants.get(name)
+        if not isinstance(value, Tensor):
+            raise ArtifactError(f"{self.name} has no constant tensor '{printable(name)}' that an operator uses.")
+        return value
 
     @torch.no_grad()
     def run(self, feeds: Mapping[str, Any], *, fp16: bool = False, audit: Audit | None = None) -> dict[str, Tensor]:
@@ -312,11 +324,13 @@ def _compile(package: Package, function: str, body: Any, block: Any) -> Program:
     """Decode the constants, and bind every operator to its function."""
     values: dict[str, Constant] = {}
     steps: list[tuple[Any, dict[str, Reference]]] = []
+    kinds: dict[str, str] = {}
     for op in block.operations:
         if op.type == "const":
             values[op.outputs[0].name] = package.constant(op.attributes["val"], op.outputs[0].name)
         elif op.type in DECODERS:
             values.update(_decompress(package, op, values))
+            kinds[op.outputs[-1].name] = _stored_as(op, block)
         else:
             steps.append((op, _arguments(package, op, values)))
     known = set(values) | {i.name for i in body.inputs}
@@ -344,6 +358,7 @@ def _compile(package: Package, function: str, body: Any, block: Any) -> Program:
         half=any(_declares(out, "FLOAT16") for op, _ in steps for out in op.outputs),
         max_rank=max((len(shape) for shape in shapes), default=0),
         weight_bytes=sum(package.blob_bytes.values()),
+        compressed={name: kind for name, kind in kinds.items() if name in used},
         _steps=bound,
         _constants={name: _to_torch(values[name]) for name in used if name in values},
         _wide=frozenset(
@@ -388,6 +403,19 @@ def _decompress(package: Package, op: Any, values: dict[str, Constant]) -> dict[
     if declared is not None and results[-1].shape != declared:
         raise ArtifactError(f"{package.path.name}: {op.type} '{name}' does not have the shape that it declares.")
     return {out.name: value for out, value in zip(op.outputs, results, strict=True)}
+
+
+def _stored_as(op: Any, block: Any) -> str:
+    """The type of the numbers that a `constexpr_*` op decodes."""
+    for key in ("indices", "data", "quantized_data", "nonzero_data", "indices_nonzero_data", "source_val"):
+        if key in op.attributes:
+            return data_type(op.attributes[key].type.tensorType)
+        for binding in op.inputs[key].arguments if key in op.inputs else ():
+            if binding.WhichOneof("binding") == "value":
+                return data_type(binding.value.type.tensorType)
+            made = next(out for other in block.operations for out in other.outputs if out.name == binding.name)
+            return data_type(made.type.tensorType)
+    return "?"
 
 
 def _bind(steps: list[tuple[Any, dict[str, Reference]]], keep: set[str]) -> tuple[_Step, ...]:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from export.mil_package import open_package
+from export.stored import Palette, teach_coremltools
 from export.targets import Wide, preset_of
 from export.views import View
 
@@ -28,10 +30,7 @@ def lower(view: View, path: Path, preset: str, module: nn.Module | None = None) 
     """Write `view` to `path` (.mlpackage), or `module`: the view quantised, whose integers and palettes it keeps."""
     import coremltools as ct
 
-    oldest = getattr(ct.target, preset_of(preset).ios)
-    if module is not None:  # quantize operators came with iOS 17, palettes of groups of channels with iOS 18
-        oldest = max(oldest, ct.target.iOS18 if _has_palettes(module) else ct.target.iOS17)
-
+    teach_coremltools()
     spec = view.inputs[0]
     if spec.kind == "image":
         inputs = [ct.ImageType(spec.name, shape=spec.shape, color_layout=ct.colorlayout.RGB, scale=1 / 255)]
@@ -43,7 +42,7 @@ def lower(view: View, path: Path, preset: str, module: nn.Module | None = None) 
         program,
         inputs=inputs,
         outputs=[ct.TensorType(out.name, dtype=getattr(np, out.dtype)) for out in view.outputs],
-        minimum_deployment_target=oldest,
+        minimum_deployment_target=getattr(ct.target, oldest_ios(module, preset_of(preset).ios)),
         compute_precision=_precision(view.wide),
         skip_model_load=True,
     )
@@ -51,8 +50,33 @@ def lower(view: View, path: Path, preset: str, module: nn.Module | None = None) 
     package.save(str(path))
 
 
-def _has_palettes(module: nn.Module) -> bool:
-    return any(name.endswith("/lut") for name, _ in module.named_buffers())
+def oldest_ios(of: nn.Module | Path | None, otherwise: str = "iOS15") -> str:
+    """The oldest system that holds what `of` is made of, as coremltools names it (`iOS18`).
+
+    Args:
+        of: a quantised module, or a .mlpackage that was written. Integers with scales came with iOS 16, quantised
+            activations with iOS 17, palettes of groups of channels and scaled palettes with iOS 18.
+        otherwise: what is wanted anyway; the answer is never older.
+
+    Raises:
+        ArtifactError: `of` is no package.
+    """
+    if isinstance(of, Path):
+        needed = open_package(of).spec.specificationVersion + 9  # version 6 of the format came with iOS 15
+    elif of is None:
+        needed = 0
+    elif any(isinstance(part, Palette) for part in of.modules()) or _calls(of, "mobileclip"):
+        needed = 18
+    else:
+        needed = 17 if _calls(of, "quantized_decomposed") else 16
+    return max(otherwise, f"iOS{needed:02d}", key=lambda name: int(name.removeprefix("iOS")))
+
+
+def _calls(module: nn.Module, namespace: str) -> bool:
+    """Whether a graph (of PT2E) calls an operator of a namespace."""
+    if not isinstance(module, torch.fx.GraphModule):
+        return False
+    return any(str(node.target).startswith(f"{namespace}.") for node in module.graph.nodes)
 
 
 def _precision(wide: Wide) -> Any:

@@ -41,10 +41,15 @@ def lower_coreml(view: View, path: Path, preset: str, module: nn.Module | None =
     from executorch.backends.apple.coreml.compiler import CoreMLBackend
     from executorch.backends.apple.coreml.partition import CoreMLPartitioner
 
+    from export.stored import teach_coremltools
+    from export.to_coreml import oldest_ios
+
+    teach_coremltools()
+    oldest = oldest_ios(module, max("iOS16", preset_of(preset).ios))
     narrow = precision_of("executorch-coreml", view.wide) == "fp16"
     specs = CoreMLBackend.generate_compile_specs(
         compute_unit=ct.ComputeUnit.ALL,
-        minimum_deployment_target=max(ct.target.iOS16, getattr(ct.target, preset_of(preset).ios)),
+        minimum_deployment_target=getattr(ct.target, oldest),
         compute_precision=ct.precision.FLOAT16 if narrow else ct.precision.FLOAT32,
     )
     if view.wide != "argmax":
