@@ -24,7 +24,9 @@ STUDIES = (
     "captions_study",
     "dense_host",
     "dense_study",
+    "compressed",
     "qat",
+    "quantised",
 )
 """Modules of this package with `main(argv) -> int` and `table`."""
 SECTIONS = {
