@@ -18,8 +18,9 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
+from export.judged import loose_operators
 from export.manifest import Bundle, sha256_of, size_of
-from export.recipe import export, loose_operators
+from export.recipe import export
 from export.reference import reference_subject
 from export.targets import TARGETS, Kind
 from export.views import View

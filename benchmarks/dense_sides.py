@@ -27,8 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import limits
 from export.dense_views import checked_size, dense_view
+from export.judged import loose_operators
 from export.manifest import sha256_of
-from export.recipe import loose_operators
 from export.rewrites import rewrite
 from export.targets import TARGETS
 from export.to_executorch import lower_xnnpack

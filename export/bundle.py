@@ -27,20 +27,27 @@ def write_known_answers(views: Mapping[Kind, View], partial: Path) -> None:
     folder = partial / "known_answer"
     folder.mkdir(exist_ok=True)
     for kind, view in views.items():
-        first, *others = view.answer(view.example)
         answer = {
             "input": _write_array(folder, f"{kind}.input.bin", view.example.numpy()),
-            "output": _write_array(folder, f"{kind}.output.bin", first),
+            **write_outputs(partial, kind, view.answer(view.example)),
         }
-        if others:
-            answer["others"] = [
-                _write_array(folder, f"{kind}.output{index}.bin", item) for index, item in enumerate(others, 1)
-            ]
         if view.inputs[0].kind == "image":
             pixels = (view.example[0] * 255).round().byte().permute(1, 2, 0).numpy()
             Image.fromarray(pixels).save(folder / f"{kind}.png")
             answer["picture"] = f"known_answer/{kind}.png"
         (folder / f"{kind}.json").write_text(json.dumps(answer))
+
+
+def write_outputs(partial: Path, name: str, outputs: Sequence[npt.NDArray[Any]]) -> dict[str, Any]:
+    """Outputs as files of the known answer: `output`, and `others` where there are several."""
+    folder = partial / "known_answer"
+    first, *others = outputs
+    answer: dict[str, Any] = {"output": _write_array(folder, f"{name}.output.bin", first)}
+    if others:
+        answer["others"] = [
+            _write_array(folder, f"{name}.output{index}.bin", item) for index, item in enumerate(others, 1)
+        ]
+    return answer
 
 
 def _write_array(folder: Path, name: str, values: Any) -> Any:

@@ -118,6 +118,19 @@ def compare_objects(
     return judged
 
 
+def mean(found: Sequence[Parity]) -> Parity:
+    """One `Parity` of the means, with the largest error."""
+    shares = [item.equal for item in found if item.equal is not None]
+    kept = [item.found for item in found if item.found is not None]
+    return Parity(
+        db=float(np.mean([item.db for item in found])),
+        cosine=float(np.mean([item.cosine for item in found])),
+        max_error=max(item.max_error for item in found),
+        equal=float(np.mean(shares)) if len(shares) == len(found) else None,
+        found=float(np.mean(kept)) if kept else None,
+    )
+
+
 def worst(found: Sequence[Parity]) -> Parity:
     """One `Parity` no better than any of `found`."""
     shares = [item.equal for item in found if item.equal is not None]

@@ -99,3 +99,12 @@ def write_inputs(inputs: Sequence[Tensor], path: Path) -> None:
 def read_inputs(path: Path) -> list[Tensor]:
     """What `write_inputs` wrote, one picture each."""
     return list(torch.load(path, weights_only=True).split(1))
+
+
+def held_apart(path: Path) -> tuple[list[Tensor], list[Tensor]]:
+    """(inputs that set ranges, inputs that judge) of what `write_inputs` wrote: every fourth judges where there are
+    enough; none of either where nothing was written."""
+    inputs = read_inputs(path) if path.exists() else []
+    if len(inputs) < 2 * LEAST:
+        return inputs, []
+    return [x for index, x in enumerate(inputs) if index % 4 != 3], inputs[3::4]

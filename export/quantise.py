@@ -6,13 +6,15 @@ by the runtime's arithmetic alone.
 
 from torch import nn
 
-from export.targets import Quantisation
+from export.targets import FLOATS, Quantisation
 from export.views import View
 
 
 def quantised(view: View, quantisation: Quantisation) -> nn.Module:
     """`view` (fused and rewritten) with the numbers of `quantisation`; the view itself stays as it is."""
     precisions = {quantisation.precision, *quantisation.blocks.values()}
+    if precisions <= FLOATS:
+        return view
     if "w8a8" in precisions:
         from export.integers import int8_module
 

@@ -13,65 +13,54 @@ import logging
 import multiprocessing
 import os
 import shutil
+import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from export import manifest
-from export.bundle import answers_of, finish, read_array, write_known_answers
-from export.parity import compare_outputs, worst
-from export.pictures import Calibration, pictures, read_inputs, write_inputs
+from export.assign import chosen
+from export.bundle import finish, write_known_answers
+from export.gates import slowdown
+from export.judged import OUTSIDE, failure, judged, judged_small, loose_operators, proof_of
+from export.parity import compare_outputs
+from export.pictures import Calibration, held_apart, pictures, write_inputs
 from export.quantise import quantised
 from export.rewrites import REWRITES, rewrite
 from export.runtimes import NotHere, open_artifact, tool_versions
 from export.subjects import Size, Subject, restored, subject_of
 from export.targets import (
     FP32,
-    QUANTISED,
+    LABELS,
     TARGETS,
-    Gate,
     Kind,
-    Precision,
-    Quantisation,
+    Request,
     Target,
     output_of,
     precision_of,
     quantised_of,
     targets_of,
 )
-from export.to_executorch import Delegation
 from export.views import View
 from mobileclip.dense.model import DenseModel
 from mobileclip.errors import GateFailed, MobileClipError, OutputError, UnknownName
 from mobileclip.models import Clip
 
-LABELS = ("person", "dog", "cat", "bird", "car", "bicycle", "food", "plant", "building", "screen")
-"""Labels of the sample apps when none are given."""
 REWRITE_TOLERANCE = 1e-5
 """Largest relative error of a rewritten view against the view, in float32."""
+RUNS = 20
+"""Rounds of four runs that times are taken of."""
 LABELS_TOLERANCE = 1e-3
 """Largest share of labels that a rewrite may change; near-ties fall either way."""
-
-# Operators that a delegate leaves outside although nothing is computed in them, and why.
-_HARMLESS = {
-    "aten_embedding_default": "looks up rows of a table by integer ids; the delegate takes no integers",
-    "aten_eq_scalar": "compares integer ids with the end-of-text id; the delegate takes no integers",
-    "dim_order_ops__to_dim_order_copy_default": "casts ids or a comparison of them to float",
-    "aten__to_copy_default": "casts ids or a comparison of them to float",
-    "aten_view_copy_default": "renames dimensions",
-    "aten_unsqueeze_copy_default": "renames dimensions",
-    "aten_squeeze_copy_dims": "renames dimensions",
-}
-# Operators that are left outside on purpose.
-_OUTSIDE = {"aten_argmax_default": "the best class of each pixel, in fp32 on the CPU; no delegate is trusted with it"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +72,12 @@ class Job:
     preset: str
     rewrites: tuple[str, ...]
     file: str
-    precision: Precision | None = None
+    precision: Request | None = None
     """None: the floats of the target."""
+    gate_set: str = ""
+    """Set that what is quantised is judged on."""
+    timed: bool = False
+    """Whether it may not be slower than floats."""
 
 
 def export(
@@ -101,6 +94,8 @@ def export(
     views: Sequence[Kind] | None = None,
     precision: str | None = None,
     calibration: str | Path | None = None,
+    gate: str | Path | None = None,
+    timed: bool = False,
     accept: bool = False,
     jobs: int = 1,
     force: bool = False,
@@ -119,9 +114,12 @@ def export(
         size: rows and columns of a dense model's picture; its own where left out.
         heads: dense models that were trained on the frozen encoder of `model`: one pass answers for all (`multitask`).
         views: of a CLIP: `image`, `text`, `dense`; both towers where left out.
-        precision: one of `PRECISIONS` that all targets can hold; the floats of each where left out. Views of texts stay
-            in floats where only weights and activations together would be quantised.
-        calibration: folder of pictures that set the ranges of activations; w8a8 needs it.
+        precision: one of `REQUESTS` that all targets can hold; the floats of each where left out. Views of texts have
+            no pictures to set ranges with: `_of_text` says what they are then.
+        calibration: pictures that set the ranges of activations and, a quarter of them held out, judge what comes out;
+            w8a8, mixed and auto need them, for other precisions they make the weights better.
+        gate: set with classes, captions or annotations, none of it in calibration, that what is quantised is judged on.
+        timed: what is quantised may not be slower than floats on this machine.
         accept: write artifacts that miss their gates as well; the manifest says which.
         jobs: processes that lower at the same time; each holds the model once.
         progress: called with a line whenever something was made.
@@ -133,9 +131,9 @@ def export(
             pictures that cannot calibrate.
         GateFailed: an artifact disagrees with its model; nothing is written.
     """
-    chosen = targets_of(targets)
-    quantised = None if precision is None else quantised_of(chosen, precision)
-    pictured = calibrated(quantised, calibration)
+    chosen_targets = targets_of(targets)
+    request = None if precision is None else quantised_of(chosen_targets, precision)
+    pictured = calibrated(request, calibration)
     form = output_of(output)
     skipped = set(without_rewrites)
     for name in skipped - set(REWRITES):
@@ -146,7 +144,9 @@ def export(
     subject = subject_of(model, preset=preset, output=form, size=size, heads=heads, views=views)
     reference = subject.views()
     plan = [
-        _job(kind, name, target, preset, skipped, quantised) for kind in reference for name, target in chosen.items()
+        replace(_job(kind, name, target, preset, skipped, request), gate_set=str(gate or ""), timed=timed)
+        for kind in reference
+        for name, target in chosen_targets.items()
     ]
     plan.sort(key=lambda job: list(_SLOWEST).index(job.target) if job.target in _SLOWEST else len(_SLOWEST))
     ranges = {} if pictured is None else _ranges(pictured, subject, reference)
@@ -157,8 +157,8 @@ def export(
         entries = _make_all(subject, plan, partial, jobs, progress)
         failed = [entry for entry in entries if entry["gate"]["passed"] is False]
         if failed and not accept:
-            advice = "" if quantised is None else " Choose another precision, or --accept to write them all the same."
-            raise GateFailed("; ".join(_failure(entry) for entry in failed) + ". Nothing was written." + advice)
+            advice = "" if request is None else " Choose another precision, or --accept to write them all the same."
+            raise GateFailed("; ".join(failure(entry) for entry in failed) + ". Nothing was written." + advice)
         recipe: dict[str, Any] = {"jobs": [asdict(job) for job in plan]}
         if pictured is not None:
             recipe["calibration"] = {"pictures": len(pictured.images), "sha256": pictured.digest()}
@@ -170,19 +170,20 @@ def export(
 _SLOWEST = ("executorch-vulkan", "executorch-xnnpack", "executorch-coreml")
 
 
-def calibrated(precision: Precision | None, folder: str | Path | None) -> Calibration | None:
-    """The pictures for a precision; None where it needs none.
+def calibrated(request: Request | None, folder: str | Path | None) -> Calibration | None:
+    """The pictures for a precision; None where there are none and it needs none.
 
     Raises:
         MobileClipError: they are missing, too few, or not needed.
     """
-    if precision == "w8a8":
-        if folder is None:
-            raise MobileClipError("w8a8 needs pictures that set the ranges of activations: give --calibration FOLDER.")
-        return Calibration.of(folder)
-    if folder is not None:
-        raise MobileClipError(f"--calibration is for w8a8; {precision or 'floats'} need no pictures: leave it out.")
-    return None
+    if folder is not None and request is None:
+        raise MobileClipError("--calibration is for what is quantised, and floats need no pictures: leave it out.")
+    if folder is None and request in ("w8a8", "mixed", "auto"):
+        raise MobileClipError(
+            f"{request} needs pictures that set the ranges of activations and judge what comes out: give --calibration "
+            "FOLDER."
+        )
+    return None if folder is None else Calibration.of(folder)
 
 
 def _ranges(found: Calibration, subject: Subject, views: Mapping[Kind, View]) -> dict[Kind, list[Tensor]]:
@@ -195,10 +196,17 @@ def _calibration_file(partial: Path, kind: Kind) -> Path:
     return partial / "calibration" / f"{kind}.pt"
 
 
-def _job(kind: Kind, name: str, target: Target, preset: str, skipped: set[str], precision: Precision | None) -> Job:
+def _job(kind: Kind, name: str, target: Target, preset: str, skipped: set[str], request: Request | None) -> Job:
     rewrites = tuple(item for item in target.rewrites if item not in skipped)
-    held = None if kind == "text" and precision == "w8a8" else precision
+    held = _of_text(target, request) if kind == "text" else request
     return Job(view=kind, target=name, preset=preset, rewrites=rewrites, file=kind + target.suffix, precision=held)
+
+
+def _of_text(target: Target, request: Request | None) -> Request | None:
+    """What a view of texts has where the others have `request`: pictures set no ranges for it."""
+    if request in ("w8a8", "mixed", "auto"):
+        return "w8" if "w8" in target.quantised else None
+    return request
 
 
 def _fingerprint(
@@ -288,10 +296,27 @@ def _make(job: Job, partial: Path) -> dict[str, Any]:
     path = partial / job.file
     shutil.rmtree(path, ignore_errors=True)
     module, function = target.lower.split(":")
-    quantisation = _quantisation(job, partial)
-    small = None if quantisation is None else quantised(changed, quantisation)
-    delegation = getattr(import_module(module), function)(changed, path, job.preset, small)
-    parity, reason = _run(path, job, partial, view)
+    lower = getattr(import_module(module), function)
+    small, told = (None, None) if job.precision is None else _small(changed, job, partial)
+    delegation = lower(changed, path, job.preset, small)
+    loose = [] if delegation is None else loose_operators(delegation)
+    if small is None or told is None or job.precision is None:
+        found = judged(path, job.target, partial, view)
+    else:
+        outside = [item["operator"] for item in loose if item["compute"] and item["operator"] not in OUTSIDE]
+        times = _times(path, changed, job, lower) if job.timed else None
+        found = judged_small(
+            path,
+            job.target,
+            job.precision,
+            partial,
+            view,
+            small,
+            told,
+            loose=outside,
+            gate_set=job.gate_set,
+            times=times,
+        )
     entry = {
         "file": job.file,
         "sha256": manifest.sha256_of(path),
@@ -299,29 +324,47 @@ def _make(job: Job, partial: Path) -> dict[str, Any]:
         "view": job.view,
         "target": job.target,
         "precision": job.precision or precision_of(job.target, view.wide),
-        "quantisation": None if quantisation is None else {"calibration": len(quantisation.inputs)},
+        "quantisation": told,
         "inputs": [_input(spec, job.target).as_dict() for spec in view.inputs],
         "outputs": [spec.as_dict() for spec in view.outputs],
         "rewrites": list(job.rewrites),
         "delegates": None if delegation is None else delegation.delegates,
-        "loose": [] if delegation is None else loose_operators(delegation),
-        "parity": parity,
-        "gate": asdict(_gate(job))
-        | ({"passed": None, "reason": reason} if parity is None else {"passed": parity.pop("passed")}),
+        "loose": loose,
+        **found,
     }
     (partial / f"{job.file}.json").write_text(json.dumps(entry))
     return entry
 
 
-def _quantisation(job: Job, partial: Path) -> Quantisation | None:
-    if job.precision is None:
-        return None
-    inputs = read_inputs(_calibration_file(partial, job.view)) if job.precision == "w8a8" else []
-    return Quantisation(precision=job.precision, inputs=inputs)
+def _small(view: View, job: Job, partial: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """(the view quantised, what the manifest tells of it)."""
+    assert job.precision is not None
+    inputs, held_out = held_apart(_calibration_file(partial, job.view))
+    quantisation, chosen_blocks = chosen(view, job.target, job.precision, inputs, held_out)
+    told = {"calibration": len(inputs), "held_out": len(held_out), **chosen_blocks}
+    return quantised(view, quantisation), told
 
 
-def _gate(job: Job) -> Gate:
-    return TARGETS[job.target].gate if job.precision is None else QUANTISED[job.precision]
+def _times(path: Path, view: View, job: Job, lower: Callable[..., Any]) -> tuple[float, float, float] | None:
+    """The artifact's time over that in floats, in turns in one run; None where neither runs here."""
+    if job.target == "coreml":
+        return None  # the interpreter's time says nothing of Core ML's
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        floats = Path(folder) / path.name
+        lower(view, floats, job.preset, None)
+        try:
+            sessions = [open_artifact(item, job.target) for item in (path, floats)]
+        except NotHere:
+            return None
+        taken: tuple[list[float], list[float]] = ([], [])
+        feed = view.example.numpy()
+        for turn in range(RUNS + 2):
+            for which in (0, 1, 1, 0):
+                start = time.perf_counter()
+                sessions[which].run([feed])
+                if turn > 1:
+                    taken[which].append(1e3 * (time.perf_counter() - start))
+    return slowdown(*taken)
 
 
 @cache
@@ -344,22 +387,6 @@ def _check_rewrite(view: View, changed: View, job: Job) -> None:
             )
 
 
-def _run(path: Path, job: Job, partial: Path, view: View) -> tuple[dict[str, Any] | None, str]:
-    """(parity on the known answer and whether it passes, "") or (None, why it cannot run here)."""
-    answer = json.loads((partial / "known_answer" / f"{job.view}.json").read_text())
-    feed, expected = read_array(partial, answer["input"]), answers_of(partial, answer)
-    try:
-        session = open_artifact(path, job.target)
-    except NotHere as reason:
-        return None, f"not run here: needs {reason}"
-    specs = [spec.as_dict() for spec in view.outputs]
-    found = compare_outputs(session.run([feed]), expected, specs)
-    told: dict[str, Any] = {"runtime": session.runtime, **worst(found).as_dict()}
-    if len(found) > 1:
-        told["outputs"] = {spec["name"]: item.as_dict() for spec, item in zip(specs, found, strict=True)}
-    return told | {"passed": all(item.passes(_gate(job)) for item in found)}, ""
-
-
 def _input(spec: Any, target: str) -> Any:
     """An input as this target has it: Core ML packages take 8-bit pixels and 32-bit ids."""
     from dataclasses import replace
@@ -369,43 +396,10 @@ def _input(spec: Any, target: str) -> Any:
     return replace(spec, dtype="image", scale=1.0) if spec.kind == "image" else replace(spec, dtype="int32")
 
 
-def loose_operators(delegation: Delegation) -> list[dict[str, Any]]:
-    """What stayed outside of the delegates: how often, why, and whether anything is computed there."""
-    return [
-        {
-            "operator": name,
-            "count": count,
-            "compute": name not in _HARMLESS,
-            "reason": (_HARMLESS | _OUTSIDE).get(name, "the delegate's partitioner did not take it"),
-        }
-        for name, count in delegation.loose.items()
-    ]
-
-
 def _told(entry: Mapping[str, Any] | None) -> str:
     assert entry is not None
     delegates = "" if entry["delegates"] is None else f", {entry['delegates']} delegate(s)"
-    parity = entry["parity"]
-    proof = entry["gate"]["reason"] if parity is None else figure(parity)
-    return f"{entry['file']}: {entry['bytes'] / 1e6:.1f} MB{delegates}, {proof}"
-
-
-def figure(parity: Mapping[str, Any]) -> str:
-    """The one figure that tells most: equal labels or objects in percent, else decibels."""
-    return f"{parity['db']:.1f} dB" if parity.get("equal") is None else f"{100 * parity['equal']:.2f} % equal"
-
-
-def _failure(entry: Mapping[str, Any]) -> str:
-    parity, gate = entry["parity"], entry["gate"]
-    parts = parity.get("outputs", {})
-    if parity.get("equal") is not None or parts:
-        told = ", ".join(f"{name} {figure(item)}" for name, item in parts.items()) or figure(parity)
-        wanted = f"gate {gate['db']} dB, {gate['cosine']}, {100 * gate['equal']:g} % equal"
-        return f"{entry['file']} does not agree with the model: {told} ({wanted})"
-    return (
-        f"{entry['file']} does not agree with the model: {parity['db']:.1f} dB, cosine {parity['cosine']:.6f} "
-        f"(gate {gate['db']} dB, {gate['cosine']})"
-    )
+    return f"{entry['file']}: {entry['bytes'] / 1e6:.1f} MB{delegates}, {proof_of(entry)}"
 
 
 def _replace(partial: Path, out: Path) -> None:

@@ -240,18 +240,22 @@ def _head(source: Clip | DenseModel | str | Path) -> DenseModel:
     return source if isinstance(source, DenseModel) else dense_checkpoint.load(source)
 
 
+def kept_subject(folder: Path) -> Subject:
+    """What a subject kept in `folder`, fused."""
+    note = json.loads((folder / "subject.json").read_text())
+    size = None if note.get("size") is None else (int(note["size"][0]), int(note["size"][1]))
+    if note["kind"] == "clip":
+        return ClipSubject(checkpoint.load(folder / "clip"), note["preset"], tuple(note["kinds"]), size)
+    if note["kind"] == "dense":
+        return DenseSubject(dense_checkpoint.load(folder / "dense"), note["output"], note["preset"])
+    clip = checkpoint.load(folder / "clip")
+    heads = tuple(dense_checkpoint.load(folder / f"head{index}") for index in range(note["heads"]))
+    return MultitaskSubject(clip, heads, note["output"], note["preset"], tuple(note["kinds"]))
+
+
 def restored(folder: Path) -> dict[Kind, View]:
     """The deployed views of what a subject kept in `folder`."""
-    note = json.loads((folder / "subject.json").read_text())
-    size = None if note.get("size") is None else tuple(note["size"])
-    if note["kind"] == "clip":
-        return _clip_views(checkpoint.load(folder / "clip"), note["preset"], note["kinds"], size)
-    if note["kind"] == "dense":
-        model = dense_checkpoint.load(folder / "dense")
-        return {model.config.task: dense_views.dense_view(model, note["output"], note["preset"])}
-    clip = checkpoint.load(folder / "clip")
-    heads = [dense_checkpoint.load(folder / f"head{index}") for index in range(note["heads"])]
-    return _multitask_views(clip, heads, note["output"], note["preset"], note["kinds"])
+    return kept_subject(folder).deployed()
 
 
 def about_head(model: DenseModel, outputs: Sequence[str]) -> dict[str, Any]:

@@ -17,10 +17,16 @@ Kind = Literal["image", "text", "segmentation", "depth", "detection", "multitask
 """What a view is: one of the two towers, a dense task, several tasks at once, or the image tower pixel by pixel."""
 Wide = Literal["nothing", "argmax", "coordinates"]
 """What of a view may not be computed in fp16: an index, or everything that says where boxes are and which are kept."""
-Precision = Literal["fp32", "fp16", "w8", "w8a8", "w6p", "w4p"]
-"""What an artifact's numbers are: floats; weights of 8 bits; weights and activations of 8 bits; weights as places in a
-palette of 64 or 16 values."""
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "w8", "w8a8", "w6p", "w4p")
+Precision = Literal["fp32", "fp16", "w8", "w8a8", "w8p", "w6p", "w4p"]
+"""What numbers are: floats; weights of 8 bits; weights and activations of 8 bits; weights as places in a palette of
+256, 64 or 16 values."""
+Request = Precision | Literal["mixed", "auto"]
+"""What can be asked for: one precision, a rule by block that holds for this family, or what a search finds."""
+REQUESTS: tuple[Request, ...] = ("fp32", "fp16", "w8", "w8a8", "w8p", "w6p", "w4p", "mixed", "auto")
+FLOATS: frozenset[Precision] = frozenset({"fp32", "fp16"})
+"""Precisions that are not quantised."""
+LABELS = ("person", "dog", "cat", "bird", "car", "bicycle", "food", "plant", "building", "screen")
+"""Labels of the sample apps when none are given."""
 Output = Literal["argmax_quarter", "logits_quarter", "logits_full"]
 OUTPUTS: tuple[Output, ...] = ("argmax_quarter", "logits_quarter", "logits_full")
 """What a segmentation view gives: labels or logits at a quarter of its input's sides, or logits at all of them."""
@@ -43,13 +49,20 @@ class Gate:
 
 FP32 = Gate(db=90.0, cosine=0.999999, equal=0.9995, found=0.95)
 FP16 = Gate(db=40.0, cosine=0.9999, equal=0.98, found=0.8)
-QUANTISED: Mapping[Precision, Gate] = {
+QUANTISED: Mapping[Request, Gate] = {
     "w8": Gate(db=25.0, cosine=0.999, equal=0.97, found=0.8),
     "w8a8": Gate(db=15.0, cosine=0.99, equal=0.95, found=0.7),
+    "w8p": Gate(db=25.0, cosine=0.999, equal=0.97, found=0.8),
     "w6p": Gate(db=18.0, cosine=0.995, equal=0.95, found=0.7),
     "w4p": Gate(db=8.0, cosine=0.95, equal=0.9, found=0.5),
+    "mixed": Gate(db=18.0, cosine=0.99, equal=0.95, found=0.7),
+    "auto": Gate(db=20.0, cosine=0.995, equal=0.97, found=0.7),
 }
-"""What a quantised artifact must reach against the eager view in floats."""
+"""What a quantised artifact must reach against the view in floats: means over held-out inputs where there are some."""
+MADE = Gate(db=20.0, cosine=0.995, equal=0.97, found=0.7)
+"""What an artifact with integer activations must reach against the eager module with the same integers. Runtimes round
+sums of 32 bits in their own ways, and a value that falls to the next integer moves what follows; weights alone leave
+nothing to round, and keep the gate of their target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +131,7 @@ TARGETS: Mapping[str, Target] = {
         lower="export.to_coreml:lower",
         suffix=".mlpackage",
         precision="fp16",
-        quantised=("w8", "w6p", "w4p"),
+        quantised=("w8", "w8a8", "w8p", "w6p", "w4p"),
         gate=FP16,
         rewrites=(),
     ),
@@ -204,16 +217,16 @@ def precision_of(target: str, wide: Wide) -> Literal["fp32", "fp16"]:
     return TARGETS[target].precision
 
 
-def quantised_of(targets: Iterable[str], precision: str) -> Precision | None:
+def quantised_of(targets: Iterable[str], precision: str) -> Request | None:
     """The precision called `precision`; None where it is each target's own floats.
 
     Raises:
         UnknownName: no such precision.
         MobileClipError: a target that cannot hold it; what each can is told.
     """
-    known = next((item for item in PRECISIONS if item == precision), None)
+    known = next((item for item in REQUESTS if item == precision), None)
     if known is None:
-        raise UnknownName("precision", precision, PRECISIONS)
+        raise UnknownName("precision", precision, REQUESTS)
     unable = [name for name, target in targets_of(targets).items() if known not in held(target)]
     if unable:
         told = "; ".join(f"{name} {', '.join(held(target))}" for name, target in TARGETS.items())
@@ -221,6 +234,12 @@ def quantised_of(targets: Iterable[str], precision: str) -> Precision | None:
     return known if known in QUANTISED else None
 
 
-def held(target: Target) -> tuple[Precision, ...]:
-    """All precisions of a target, its own floats first."""
-    return (target.precision, *target.quantised)
+def held(target: Target) -> tuple[Request, ...]:
+    """All that a target can be asked for, its own floats first."""
+    chosen: tuple[Request, ...] = ("mixed", "auto") if target.quantised else ()
+    return (target.precision, *target.quantised, *chosen)
+
+
+def searched(target: Target) -> tuple[Precision, ...]:
+    """What a search may give a block of a target, the cheapest first; floats are always among it."""
+    return tuple(item for item in ("w4p", "w6p", "w8") if item in target.quantised) or target.quantised

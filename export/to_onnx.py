@@ -34,6 +34,8 @@ def lower(view: View, path: Path, preset: str, module: nn.Module | None = None) 
     assert program is not None
     if module is not None:
         _integer_products(program.model)
+        for node in program.model.graph:
+            node.metadata_props.clear()  # where in Python it came from: half of the file of a small model
     program.save(str(path), external_data=False)
 
 

@@ -17,8 +17,9 @@ import torch
 
 from export import mil
 from export.bundle import answers_of, read_array
+from export.judged import made_gate
 from export.manifest import Bundle
-from export.parity import Parity, compare_outputs
+from export.parity import Parity, compare_outputs, mean
 from export.pictures import pictures
 from export.reference import Source, reference_views
 from export.runtimes import CoreMLSession, NotHere, Session, Slot, open_artifact
@@ -62,6 +63,8 @@ class Row:
     passed: bool | None = None
     """None: not run here."""
     note: str = ""
+    against: str = ""
+    """What it was held against, of what is quantised: its own integers in torch, or the model in floats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,13 +203,36 @@ def _verify_artifact(bundle: Bundle, entry: Mapping[str, Any], feeds: Sequence[F
     except NotHere as reason:
         note = f"not run here: needs {reason}"
         return [Row(file=file, target=target, output="", runtime="", inputs=0, note=note)], None
-    gate = QUANTISED.get(entry["precision"]) or (TARGETS[target].gate if target in TARGETS else FP16)
-    return _judge(file, target, session, feeds, gate, entry["outputs"])
+    if entry["quantisation"] is None:
+        gate = TARGETS[target].gate if target in TARGETS else FP16
+        return _judge(file, target, session, feeds, gate, entry["outputs"])
+    own = entry["quantisation"]["known_answer"]
+    for item in (own["output"], *own.get("others", ())):
+        bundle.file(item["file"])
+    known = [(feeds[0][0], answers_of(bundle.path, own))]
+    gate = made_gate(entry["quantisation"], target, entry["precision"])
+    exact, audit = _judge(file, target, session, known, gate, entry["outputs"], against="the same integers in torch")
+    if len(feeds) == 1:  # the drawn picture of the known answer says little of photos
+        return exact, audit
+    gate = QUANTISED[entry["precision"]]
+    kept, _ = _judge(
+        file, target, session, feeds[1:], gate, entry["outputs"], against="the model in floats", means=True
+    )
+    return [*exact, *kept], audit
 
 
 def _judge(
-    file: str, target: str, session: Session, feeds: Sequence[Fed], gate: Gate, specs: Sequence[Mapping[str, Any]]
+    file: str,
+    target: str,
+    session: Session,
+    feeds: Sequence[Fed],
+    gate: Gate,
+    specs: Sequence[Mapping[str, Any]],
+    *,
+    against: str = "",
+    means: bool = False,
 ) -> Judged:
+    """A row for each output. `means`: the gate is held against the means over the inputs, not against each."""
     audit = mil.Audit() if isinstance(session, CoreMLSession) else None
     if isinstance(session, CoreMLSession):
         session.audit = audit
@@ -239,13 +265,18 @@ def _judge(
             found=min(kept) if kept else None,
             largest=table[0].largest if table else None,
             overflows=overflows,
-            passed=all(item.passes(gate) for item in items) and not overflows,
-            note=f"gate {100 * gate.equal:g} % equal"
-            if shares
-            else f"gate {gate.db:g} dB, cosine {gate.cosine}" + (f", {100 * gate.found:g} % found" if kept else ""),
+            passed=all(item.passes(gate) for item in ([mean(items)] if means else items)) and not overflows,
+            note=("means, " if means else "") + _told(gate, equal=bool(shares), found=bool(kept)),
+            against=against,
         )
         rows.append(row)
     return rows, audit
+
+
+def _told(gate: Gate, *, equal: bool, found: bool) -> str:
+    if equal:
+        return f"gate {100 * gate.equal:g} % equal"
+    return f"gate {gate.db:g} dB, cosine {gate.cosine}" + (f", {100 * gate.found:g} % found" if found else "")
 
 
 def verify_package(

@@ -44,8 +44,8 @@ LEAVES = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """Layers whose weights are rounded."""
 SUMS = (MixerBlock, AttentionBlock, SwinBlock, Block, SqueezeExcitation)
 """Modules that end in a sum or a product of two maps, which is rounded too."""
-SMALLEST = 2.0**-12
-"""Smallest step between two values (XNNPACK's configuration in executorch, `eps`)."""
+SMALLEST = 2.0**-30
+"""Smallest step between two values, as in an export (export/ranges.py)."""
 RATE = 0.01
 """Share of a batch in the ends of a range; the first hundred batches count alike."""
 

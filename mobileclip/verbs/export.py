@@ -51,9 +51,15 @@ class Export:
     view: tuple[Literal["image", "text", "dense"], ...] = ()
     """Of an image-text model: the towers, or the image tower pixel by pixel; both towers if left out."""
     precision: str | None = None
-    """fp32, fp16, w8, w8a8, w6p or w4p, as far as each target can hold it; its own floats if left out."""
+    """fp32, fp16, w8, w8a8, w8p, w6p, w4p, mixed or auto, as far as each target can hold it; its own floats if left
+    out. auto finds the cheapest precision of each block that keeps the embedding."""
     calibration: Path | None = None
-    """For w8a8: folder of pictures like those that the app will see. Not those that you measure with."""
+    """Pictures like those that the app will see, which set ranges and judge what comes out; w8a8, mixed and auto need
+    them. Not those that you measure with."""
+    gate: Path | None = None
+    """Set with classes, captions or annotations, none of it in the calibration, that what is quantised is judged on."""
+    timed: bool = False
+    """What is quantised may not be slower than its floats on this machine."""
     accept: bool = False
     """Write artifacts that miss their gates as well; the manifest says which."""
     jobs: int = min(2, os.cpu_count() or 1)
@@ -75,7 +81,8 @@ class Export:
             raise OutputError(f"{self.out} exists already: choose another folder, or pass --force to replace it.")
         labels = lines(self.labels, "label") if self.labels else None
         with progress("exporting", self.json) as say:
-            from export.recipe import LABELS, export
+            from export.recipe import export
+            from export.targets import LABELS
 
             out = export(
                 self.checkpoint,
@@ -90,6 +97,8 @@ class Export:
                 views=self.view or None,
                 precision=self.precision,
                 calibration=self.calibration,
+                gate=self.gate,
+                timed=self.timed,
                 accept=self.accept,
                 jobs=self.jobs,
                 force=self.force,
@@ -117,11 +126,14 @@ def known_source(checkpoint: str) -> None:
 
 
 def _print_bundle(out: Path, manifest: Mapping[str, Any]) -> None:
+    from export.judged import proof_of
+
     rows = []
     for entry in manifest["artifacts"]:
         parity, gate = entry["parity"], entry["gate"]
+        small = entry["quantisation"] is not None
         loose = ", ".join(f"{item['count']} {item['operator']} ({item['reason']})" for item in entry["loose"])
-        proof = gate["reason"] if parity is None else _proof(parity)
+        proof = proof_of(entry) if small else gate["reason"] if parity is None else _proof(parity)
         delegates = "–" if entry["delegates"] is None else str(entry["delegates"])
         rows.append((entry["file"], entry["precision"], f"{entry['bytes'] / 1e6:.1f}", delegates, loose or "–", proof))
     table(str(out), ("artifact", "precision", "MB", "delegates", "outside of them", "against the model"), rows)

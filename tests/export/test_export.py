@@ -187,9 +187,9 @@ def test_a_wrong_artifact_is_not_written(tmp_path: Path, monkeypatch: pytest.Mon
 
     lower = to_onnx.lower
 
-    def wrong(view: torch.nn.Module, path: Path, preset: str) -> None:
+    def wrong(view: torch.nn.Module, path: Path, preset: str, module: None) -> None:
         view.tower.head.weight.data += 0.01
-        lower(view, path, preset)
+        lower(view, path, preset, module)
 
     monkeypatch.setattr(to_onnx, "lower", wrong)
     with pytest.raises(GateFailed, match=r"image.onnx does not agree with the model: .* Nothing was written"):

@@ -35,18 +35,22 @@ def floats(nano_bundle: Path) -> dict[str, dict]:  # type: ignore[type-arg]
 
 def test_int8_on_two_runtimes(scenes: Path, floats: dict[str, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
     targets = ["onnx", "executorch-xnnpack"]
-    out = export.export("seeded:nano", targets, tmp_path / "int8", precision="w8a8", calibration=scenes, accept=True)
+    out = export.export(
+        "seeded:nano", targets, tmp_path / "int8", views=["image"], precision="w8a8", calibration=scenes, accept=True
+    )
     found = entries(out)
     for name in ("image.onnx", "image.xnnpack.pte"):
         entry = found[name]
         assert entry["precision"] == "w8a8"
-        assert entry["quantisation"] == {"calibration": 24}
+        told = entry["quantisation"]
+        assert (told["calibration"], told["held_out"]) == (18, 6)
+        assert told["made"]["db"] > 25
+        assert told["kept"]["inputs"] == 6
         assert entry["bytes"] < 0.45 * floats[name]["bytes"]
         assert entry["gate"]["cosine"] == QUANTISED["w8a8"].cosine
         assert entry["parity"]["cosine"] > 0.97
     assert found["image.xnnpack.pte"]["delegates"] == 1
     assert not [item for item in found["image.xnnpack.pte"]["loose"] if item["compute"]]
-    assert found["text.onnx"]["precision"] == "fp32"
     recipe = json.loads((out / "manifest.json").read_text())["recipe"]
     assert recipe["calibration"] == {"pictures": 24, "sha256": Calibration.of(scenes).digest()}
     assert not (out / "calibration").exists()
@@ -69,7 +73,7 @@ def test_compressed_weights_of_core_ml(precision: str, floats: dict[str, dict], 
 
 
 def test_a_missed_gate_writes_nothing_unless_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.recipe.QUANTISED", {"w4p": TARGETS["onnx"].gate})
+    monkeypatch.setattr("export.judged.QUANTISED", {"w4p": TARGETS["onnx"].gate})
     options = {"views": ["image"], "precision": "w4p"}
     with pytest.raises(GateFailed, match=r"image\.mlpackage does not agree .* Choose another precision, or --accept"):
         export.export("seeded:nano", ["coreml"], tmp_path / "out", **options)  # type: ignore[arg-type]
@@ -80,12 +84,12 @@ def test_a_missed_gate_writes_nothing_unless_accepted(tmp_path: Path, monkeypatc
 
 
 def test_what_targets_hold() -> None:
-    assert held(TARGETS["coreml"]) == ("fp16", "w8", "w6p", "w4p")
+    assert held(TARGETS["coreml"]) == ("fp16", "w8", "w8a8", "w8p", "w6p", "w4p", "mixed", "auto")
+    assert held(TARGETS["executorch-vulkan"]) == ("fp16",)
     assert quantised_of(["onnx"], "fp32") is None
     assert quantised_of(["onnx", "executorch-xnnpack"], "w8a8") == "w8a8"
-    with pytest.raises(
-        MobileClipError, match=r"executorch-vulkan cannot hold w8a8; what each target can: onnx fp32, w8a8;"
-    ):
+    told = r"executorch-vulkan cannot hold w8a8; what each target can: onnx fp32, w8a8, mixed, auto;"
+    with pytest.raises(MobileClipError, match=told):
         quantised_of(["onnx", "executorch-vulkan"], "w8a8")
     with pytest.raises(UnknownName, match=r"unknown precision 'w8a9': did you mean 'w8a8'\?"):
         quantised_of(["onnx"], "w8a9")
@@ -116,8 +120,8 @@ def test_pictures_that_cannot_calibrate(tmp_path: Path) -> None:
         )
     with pytest.raises(MobileClipError, match="give --calibration FOLDER"):
         export.export("seeded:nano", ["onnx"], tmp_path / "out", **options)  # type: ignore[arg-type]
-    with pytest.raises(MobileClipError, match="w8 need no pictures: leave it out"):
-        export.export("seeded:nano", ["coreml"], tmp_path / "out", precision="w8", calibration=tmp_path / "one")
+    with pytest.raises(MobileClipError, match="floats need no pictures: leave it out"):
+        export.export("seeded:nano", ["coreml"], tmp_path / "out", calibration=tmp_path / "one")
     assert not (tmp_path / "out").exists()
 
 
@@ -130,6 +134,6 @@ def test_pictures_are_spread_over_a_folder(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["export", "seeded:nano", "--out", str(tmp_path / "out"), "--precision"]
     assert main([*arguments, "w8a8"]) == 2
-    assert "executorch-coreml and executorch-vulkan and coreml cannot hold w8a8" in capsys.readouterr().err
+    assert "executorch-vulkan cannot hold w8a8; what each target can: onnx fp32, w8a8" in capsys.readouterr().err
     assert main([*arguments, "w8a8", "--to", "onnx"]) == 2
     assert "give --calibration FOLDER" in capsys.readouterr().err

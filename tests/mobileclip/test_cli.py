@@ -28,7 +28,8 @@ OPTIONS = {
     "flip multi_scale out json",
     cli.Predict: "subject images out task target mode flip score every server device json",
     cli.Finetune: "task recipe checkpoint data out val labels sweep sweep_steps set show json",
-    cli.Export: "checkpoint out to preset without_rewrite labels output size heads view jobs force json",
+    cli.Export: "checkpoint out to preset without_rewrite labels output size heads view precision "
+    "calibration gate timed accept jobs force json",
     cli.Verify: "subject images text checkpoint heads against inputs outputs limit audit json",
     cli.Bench: "bundle device against to view runs threads out json",
     cli.Report: "results into json",
