@@ -233,7 +233,7 @@ def _rounding(recipe: Recipe) -> dict[str, Any]:
         "init": "",
         "steps": steps,
         "warmup": steps // 10,
-        "lr": recipe.lr / 30,
+        "lr": recipe.lr / 100,
         "end_lr": 0.0,
         "weight_decay": 0.0,
         "ema": 0.0,
