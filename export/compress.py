@@ -7,9 +7,9 @@ a layer is made good by the columns that are not rounded yet, as the inputs' sec
 takes the mean of 1 - cosine from 1.9e-4 to 0.8e-4 with 6 bits and from 34e-4 to 11e-4 with 4.
 
 Tensors below `SMALLEST` weights are not worth it and stay floats. Channels of fewer than `NARROW` weights (depthwise
-kernels, 2 % of MCi2) have 8 bits in every form, and palettes rather than integers in all but `w8`: the middle of a fused
-kernel is far larger than the rest, which integers lose. The mean of 1 - cosine on a trained MCi2 by these kernels alone
-is 2.9e-4 with integers, 1.2e-4 with palettes of 256 at the same size, and 46e-4 with palettes of 64.
+kernels, 2 % of MCi2) have 8 bits in every form, and palettes rather than integers in all but `w8`: the middle of a
+fused kernel is far larger than the rest, which integers lose. The mean of 1 - cosine on a trained MCi2 by these kernels
+alone is 2.9e-4 with integers, 1.2e-4 with palettes of 256 at the same size, and 46e-4 with palettes of 64.
 
 Scales by channel in front of palettes (iOS 18 has them) are not used: they made the error of 4 bits 15 % smaller, and
 coremltools writes such a weight with one palette a channel, since iOS 18 itself decodes the other form wrongly.
