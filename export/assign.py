@@ -8,6 +8,7 @@ seen, then single blocks are made cheaper as long as the gate is kept. Every ste
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,15 @@ from torch import Tensor
 
 from export.blocks import blocks_of
 from export.parity import compare_outputs, worst
+from export.pictures import LEAST, Calibration, apart, pictures
+from export.rewrites import rewrite
 from export.sensitivity import Table, sensitivities
-from export.targets import QUANTISED, TARGETS, Precision, Quantisation, Request, searched
+from export.subjects import subject_of
+from export.targets import OUTPUTS, QUANTISED, TARGETS, Kind, Precision, Quantisation, Request, searched
 from export.variants import Assignment, Integers, Variants, Weights
 from export.views import View
+from mobileclip.dense.checkpoint import is_dense
+from mobileclip.errors import MobileClipError
 
 _BITS: Mapping[Precision, float] = {"fp32": 32, "fp16": 16, "w8": 8, "w8a8": 8, "w8p": 8, "w6p": 6, "w4p": 4}
 _INTEGER_TIME = 0.4
@@ -202,14 +208,44 @@ def chosen(
     if request == "mixed" or not held_out:
         blocks = mixed(view, target)
         return _by_block(blocks, inputs), {"blocks": blocks}
-    options = searched(TARGETS[target])
-    variants: Variants = Integers(view, inputs) if options == ("w8a8",) else Weights(view, options, inputs)
-    key = f"{target} {len(inputs)} " + hashlib.sha256(b"".join(x.numpy().tobytes() for x in inputs)).hexdigest()
-    table = sensitivities(view, variants, held_out[:SENSED], key=key, say=say)
+    variants, table = _sensed(view, target, inputs, held_out, say)
     gate = QUANTISED["auto"]
     found = automatic(view, variants, table, held_out, Limit(cosine=gate.cosine, p1=gate.cosine - P1_BELOW))
     told = {"blocks": dict(found.blocks), "search": found.as_dict()["trace"], "sensitivity": table.as_dict()}
     return _by_block(found.blocks, inputs), told
+
+
+def _sensed(
+    view: View, target: str, inputs: Sequence[Tensor], held_out: Sequence[Tensor], say: Callable[[str], None]
+) -> tuple[Variants, Table]:
+    options = searched(TARGETS[target])
+    variants: Variants = Integers(view, inputs) if options == ("w8a8",) else Weights(view, options, inputs)
+    key = f"{target} {len(inputs)} " + hashlib.sha256(b"".join(x.numpy().tobytes() for x in inputs)).hexdigest()
+    return variants, sensitivities(view, variants, held_out[:SENSED], key=key, say=say)
+
+
+def measured(
+    model: str, target: str, calibration: str | Path, *, view: Kind, say: Callable[[str], None] = lambda line: None
+) -> Table:
+    """Sensitivities of a checkpoint's view, rewritten for a target.
+
+    Args:
+        model: what `export` takes.
+        calibration: pictures; every fourth is held out and measured on.
+        view: of an image-text model; a dense model has one.
+
+    Raises:
+        MobileClipError: too few pictures to hold any out.
+    """
+    dense = is_dense(model)
+    subject = subject_of(model, preset="apple", output=OUTPUTS[0], size=None, heads=(), views=None if dense else [view])
+    ((kind, found),) = subject.deployed().items()
+    changed = rewrite(found, TARGETS[target].rewrites)
+    assert isinstance(changed, View)
+    inputs, held_out = apart(Calibration.of(calibration).inputs(pictures(subject.about(), kind)))
+    if not held_out:
+        raise MobileClipError(f"{calibration} holds too few pictures to hold any out: give {2 * LEAST} or more.")
+    return _sensed(changed, target, inputs, held_out, say)[1]
 
 
 def _by_block(blocks: Mapping[str, Precision], inputs: Sequence[Tensor]) -> Quantisation:

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from export.bundle import answers_of, read_array, write_outputs
-from export.gate_sets import ViewEncoder, ViewPredictor, measure_dense, measure_set
 from export.gates import LIMITS, Runs, judge, measure, run
 from export.parity import Parity, compare_outputs, worst
 from export.pictures import held_apart, pictures
@@ -18,8 +17,6 @@ from export.subjects import TEMPLATE, ClipSubject, DenseSubject, kept_subject
 from export.targets import LABELS, MADE, QUANTISED, TARGETS, Gate, Request
 from export.to_executorch import Delegation
 from export.views import View
-from mobileclip.dense.data.sets import open_set
-from mobileclip.dense.predictor import predictor
 from mobileclip.evaluate.encoder import ModelEncoder
 
 MOST_JUDGED = 512
@@ -132,6 +129,10 @@ def _label_rows(partial: Path, view: View) -> Any:
 
 
 def _on_set(what: Runs, view: View, partial: Path, folder: str) -> tuple[dict[str, float], int]:
+    from export.gate_sets import ViewEncoder, ViewPredictor, measure_dense, measure_set
+    from mobileclip.dense.data.sets import open_set
+    from mobileclip.dense.predictor import predictor
+
     subject = kept_subject(partial / "subject")
     if isinstance(subject, ClipSubject) and view.kind == "image":
         floats = ModelEncoder(subject.model)
@@ -166,7 +167,7 @@ def loose_operators(delegation: Delegation) -> list[dict[str, Any]]:
 
 
 def proof_of(entry: Mapping[str, Any]) -> str:
-    """What an entry of the manifest proves, in few words: of floats parity, of what is quantised what its users keep."""
+    """What an entry of the manifest proves, in few words: parity of floats, what users keep of what is quantised."""
     told, gate = entry["quantisation"], entry["gate"]
     if told is None:
         return gate["reason"] if entry["parity"] is None else figure(entry["parity"])

@@ -1,8 +1,7 @@
 """How pictures become inputs of a view, and the pictures that set the ranges of activations when it is quantised."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from export.calibration import LEAST as LEAST
+from export.calibration import MOST as MOST
+from export.calibration import Calibration as Calibration
 from export.targets import Kind
 from mobileclip.config import ModelConfig
 from mobileclip.dense import host, host_detection
-from mobileclip.errors import MobileClipError
-from mobileclip.preprocessing import load_images, preprocess, read_image
-
-LEAST, MOST = 8, 128
-"""Pictures: fewer say too little of the ranges, so many show them."""
+from mobileclip.preprocessing import preprocess
 
 
 def pictures(manifest: Mapping[str, Any], kind: Kind) -> Callable[[Image.Image], Tensor]:
@@ -46,50 +44,6 @@ def fitted(image: Any, size: tuple[int, int], rule: str) -> Any:
     return host_detection.letterbox(image, size)[0] if rule == "letterbox" else host.stretch(image, size)
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Pictures of a folder, spread evenly over its names."""
-
-    folder: str
-    images: tuple[Path, ...]
-
-    @staticmethod
-    def of(folder: str | Path) -> "Calibration":
-        """At most `MOST` pictures of a folder.
-
-        Raises:
-            ImageError: no picture.
-            MobileClipError: fewer than `LEAST`.
-        """
-        found = load_images(folder)
-        if len(found) < LEAST:
-            raise MobileClipError(
-                f"{folder} holds {len(found)} picture(s): calibration needs {LEAST} or more that look like what the "
-                f"app will see, and takes up to {MOST}."
-            )
-        step = max(len(found) / MOST, 1.0)
-        return Calibration(str(folder), tuple(found[int(i * step)] for i in range(min(len(found), MOST))))
-
-    def inputs(self, fit: Callable[[Image.Image], Tensor]) -> list[Tensor]:
-        """What a view takes, [1, 3, H, W] in 0..1, of each picture.
-
-        Raises:
-            ImageError: a picture that cannot be read.
-            MobileClipError: all are one colour, which says nothing of the ranges.
-        """
-        inputs = [fit(read_image(path)) for path in self.images]
-        if all(float(x.amax() - x.amin()) == 0 for x in inputs):
-            raise MobileClipError(f"every picture of {self.folder} is of one colour alone: calibrate with photos.")
-        return inputs
-
-    def digest(self) -> str:
-        """SHA-256 over the files, in order."""
-        digest = hashlib.sha256()
-        for path in self.images:
-            digest.update(path.read_bytes())
-        return digest.hexdigest()
-
-
 def write_inputs(inputs: Sequence[Tensor], path: Path) -> None:
     """Write inputs of one shape for workers."""
     path.parent.mkdir(exist_ok=True)
@@ -102,9 +56,12 @@ def read_inputs(path: Path) -> list[Tensor]:
 
 
 def held_apart(path: Path) -> tuple[list[Tensor], list[Tensor]]:
-    """(inputs that set ranges, inputs that judge) of what `write_inputs` wrote: every fourth judges where there are
-    enough; none of either where nothing was written."""
-    inputs = read_inputs(path) if path.exists() else []
+    """(inputs that set ranges, inputs that judge) of what `write_inputs` wrote; none of either where nothing was."""
+    return apart(read_inputs(path) if path.exists() else [])
+
+
+def apart(inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """(inputs that set ranges, inputs that judge): every fourth judges where there are enough."""
     if len(inputs) < 2 * LEAST:
-        return inputs, []
-    return [x for index, x in enumerate(inputs) if index % 4 != 3], inputs[3::4]
+        return list(inputs), []
+    return [x for index, x in enumerate(inputs) if index % 4 != 3], list(inputs[3::4])

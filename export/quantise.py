@@ -15,6 +15,10 @@ def quantised(view: View, quantisation: Quantisation) -> nn.Module:
     precisions = {quantisation.precision, *quantisation.blocks.values()}
     if precisions <= FLOATS:
         return view
+    if "w8a8" in precisions and view.kind == "text":
+        from export.text_integers import int8_text_module
+
+        return int8_text_module(view, quantisation)
     if "w8a8" in precisions:
         from export.integers import int8_module
 

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor, nn
 
 from export import manifest
-from export.assign import chosen
 from export.bundle import finish, write_known_answers
 from export.gates import slowdown
 from export.judged import OUTSIDE, failure, judged, judged_small, loose_operators, proof_of
@@ -115,7 +114,7 @@ def export(
         heads: dense models that were trained on the frozen encoder of `model`: one pass answers for all (`multitask`).
         views: of a CLIP: `image`, `text`, `dense`; both towers where left out.
         precision: one of `REQUESTS` that all targets can hold; the floats of each where left out. Views of texts have
-            no pictures to set ranges with: `_of_text` says what they are then.
+            no pictures to set ranges with: `_of_text` says what they have then.
         calibration: pictures that set the ranges of activations and, a quarter of them held out, judge what comes out;
             w8a8, mixed and auto need them, for other precisions they make the weights better.
         gate: set with classes, captions or annotations, none of it in calibration, that what is quantised is judged on.
@@ -203,9 +202,10 @@ def _job(kind: Kind, name: str, target: Target, preset: str, skipped: set[str], 
 
 
 def _of_text(target: Target, request: Request | None) -> Request | None:
-    """What a view of texts has where the others have `request`: pictures set no ranges for it."""
+    """What a view of texts has where the others have `request`: pictures set no ranges for it, so Core ML has weights
+    of 8 bits alone, and other runtimes quantise activations as they come."""
     if request in ("w8a8", "mixed", "auto"):
-        return "w8" if "w8" in target.quantised else None
+        return "w8" if "w8" in target.quantised else "w8a8"
     return request
 
 
@@ -338,6 +338,8 @@ def _make(job: Job, partial: Path) -> dict[str, Any]:
 
 def _small(view: View, job: Job, partial: Path) -> tuple[nn.Module, dict[str, Any]]:
     """(the view quantised, what the manifest tells of it)."""
+    from export.assign import chosen
+
     assert job.precision is not None
     inputs, held_out = held_apart(_calibration_file(partial, job.view))
     quantisation, chosen_blocks = chosen(view, job.target, job.precision, inputs, held_out)

@@ -22,6 +22,7 @@ from mobileclip.verbs.inspect import Inspect
 from mobileclip.verbs.pack import Pack
 from mobileclip.verbs.predict import Predict
 from mobileclip.verbs.report import Report
+from mobileclip.verbs.sensitivity import Sensitivity
 from mobileclip.verbs.train import Train
 from mobileclip.verbs.verify import Verify
 
@@ -33,6 +34,7 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations of a Union's members
     Annotated[Evaluate, subcommand("evaluate")],
     Annotated[Finetune, subcommand("finetune")],
     Annotated[Predict, subcommand("predict")],
+    Annotated[Sensitivity, subcommand("sensitivity")],
     Annotated[Export, subcommand("export")],
     Annotated[Verify, subcommand("verify")],
     Annotated[Bench, subcommand("bench")],

@@ -119,6 +119,11 @@ def known_source(checkpoint: str) -> None:
         config_of(encoder)
         if head:
             head_of(head.partition("@")[0])
+    elif (Path(checkpoint) / "manifest.json").is_file():
+        raise MobileClipError(
+            f"{checkpoint} is a bundle: what it holds is lowered, and perhaps quantised, already. Give the checkpoint "
+            "that it was made from; its manifest.json names it under model.checkpoint.source."
+        )
     elif checkpoint.endswith((".pt", ".pth", ".bin", ".safetensors")) and not Path(checkpoint).exists():
         raise MobileClipError(
             f"{checkpoint} does not exist: give a checkpoint, or seeded:mobileclip_s2 to try without one."

@@ -36,8 +36,7 @@ def test_outputs_stay_and_channels_are_more_equal(target: str) -> None:
         assert float((new(x) - form(x)).norm() / form(x).norm()) < 1e-6
     before, after = ranges(form, inputs), ranges(new, inputs)
     for path in ("tower.stages.2.5.mlp.conv", "tower.stages.2.5.mixer", "tower.stages.2.5", "tower.stages.3.6"):
-        assert spread(after[path]) < spread(before[path]), path
-    assert spread(after["tower.stages.2.5.mixer"]) < 1.1
+        assert spread(after[path]) < 0.95 * spread(before[path]), path
 
 
 @torch.no_grad()

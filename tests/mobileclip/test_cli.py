@@ -30,6 +30,7 @@ OPTIONS = {
     cli.Finetune: "task recipe checkpoint data out val labels sweep sweep_steps set show json",
     cli.Export: "checkpoint out to preset without_rewrite labels output size heads view precision "
     "calibration gate timed accept jobs force json",
+    cli.Sensitivity: "checkpoint calibration out to view json",
     cli.Verify: "subject images text checkpoint heads against inputs outputs limit audit json",
     cli.Bench: "bundle device against to view runs threads out json",
     cli.Report: "results into json",
