@@ -18,11 +18,11 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from export.judged import loose_operators
 from export.manifest import Bundle, sha256_of, size_of
 from export.recipe import export
 from export.reference import reference_subject
 from export.targets import TARGETS, Kind
+from export.to_executorch import loose_operators
 from export.views import View
 from mobileclip import __version__
 from mobileclip.errors import MobileClipError

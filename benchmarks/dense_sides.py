@@ -27,11 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import limits
 from export.dense_views import checked_size, dense_view
-from export.judged import loose_operators
 from export.manifest import sha256_of
 from export.rewrites import rewrite
 from export.targets import TARGETS
-from export.to_executorch import lower_xnnpack
+from export.to_executorch import loose_operators, lower_xnnpack
 from export.views import InputSpec, OutputSpec, Statistics, View, card
 from mobileclip import __version__
 from mobileclip.config import config_of

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import baselines, limits, results
-from benchmarks.sides import kind_of, model_name
+from benchmarks.sides import RUNNABLE, kind_of, model_name
 from benchmarks.timing import Samples, interleave, ratio_of_medians, timed
 from export.bundle import answers_of, read_array
 from export.manifest import Bundle
@@ -23,9 +23,6 @@ from export.reference import reference_subject
 from export.runtimes import NotHere, Session, open_artifact, tool_versions
 from export.targets import TARGETS, Kind
 from mobileclip.errors import GateFailed, MobileClipError, UnknownName
-
-RUNNABLE = ("onnx", "executorch-xnnpack")
-"""Targets whose runtime here is that of a device; the interpreter of Core ML programs measures no speed."""
 
 
 def measure(

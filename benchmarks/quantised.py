@@ -17,7 +17,7 @@ import numpy as np
 
 import mobileclip
 from benchmarks import baselines, results
-from benchmarks.host import RUNNABLE
+from benchmarks.sides import RUNNABLE
 from benchmarks.timing import interleave, ratio_of_medians
 from export import export
 from export.manifest import Bundle

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from export import manifest
-from export.runtimes import tool_versions
 from export.targets import Kind
 from export.views import View
 from mobileclip import __version__
@@ -77,6 +76,8 @@ def finish(
     labels: Sequence[str],
 ) -> None:
     """Turn the working folder into a bundle: remove what only the work needed, write the rest, the manifest last."""
+    from export.runtimes import tool_versions
+
     answers = {kind: json.loads((partial / "known_answer" / f"{kind}.json").read_text()) for kind in views}
     artifacts = {entry["file"] for entry in entries}
     for leftover in [*(partial / "known_answer").glob("*.json"), *(partial / f"{file}.json" for file in artifacts)]:

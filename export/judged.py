@@ -15,25 +15,11 @@ from export.pictures import held_apart, pictures
 from export.runtimes import NotHere, Session, open_artifact
 from export.subjects import TEMPLATE, ClipSubject, DenseSubject, kept_subject
 from export.targets import LABELS, MADE, QUANTISED, TARGETS, Gate, Request
-from export.to_executorch import Delegation
 from export.views import View
 from mobileclip.evaluate.encoder import ModelEncoder
 
 MOST_JUDGED = 512
 """Pictures of a set that an artifact is judged on."""
-
-# Operators that a delegate leaves outside although nothing is computed in them, and why.
-_HARMLESS = {
-    "aten_embedding_default": "looks up rows of a table by integer ids; the delegate takes no integers",
-    "aten_eq_scalar": "compares integer ids with the end-of-text id; the delegate takes no integers",
-    "dim_order_ops__to_dim_order_copy_default": "casts ids or a comparison of them to float",
-    "aten__to_copy_default": "casts ids or a comparison of them to float",
-    "aten_view_copy_default": "renames dimensions",
-    "aten_unsqueeze_copy_default": "renames dimensions",
-    "aten_squeeze_copy_dims": "renames dimensions",
-}
-OUTSIDE = {"aten_argmax_default": "the best class of each pixel, in fp32 on the CPU; no delegate is trusted with it"}
-"""Operators that are left outside on purpose."""
 
 
 def judged(path: Path, target: str, partial: Path, view: View) -> dict[str, Any]:
@@ -151,19 +137,6 @@ def made_gate(told: Mapping[str, Any], target: str, request: str | None) -> Gate
     """What an artifact must reach against its own eager module."""
     precisions = {request, *told.get("blocks", {}).values()}
     return MADE if "w8a8" in precisions else TARGETS[target].gate
-
-
-def loose_operators(delegation: Delegation) -> list[dict[str, Any]]:
-    """What stayed outside of the delegates: how often, why, and whether anything is computed there."""
-    return [
-        {
-            "operator": name,
-            "count": count,
-            "compute": name not in _HARMLESS,
-            "reason": (_HARMLESS | OUTSIDE).get(name, "the delegate's partitioner did not take it"),
-        }
-        for name, count in delegation.loose.items()
-    ]
 
 
 def proof_of(entry: Mapping[str, Any]) -> str:

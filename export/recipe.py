@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from export import manifest
 from export.bundle import finish, write_known_answers
 from export.gates import slowdown
-from export.judged import OUTSIDE, failure, judged, judged_small, loose_operators, proof_of
 from export.parity import compare_outputs
 from export.pictures import Calibration, held_apart, pictures, write_inputs
 from export.quantise import quantised
@@ -49,6 +48,7 @@ from export.targets import (
     quantised_of,
     targets_of,
 )
+from export.to_executorch import OUTSIDE, loose_operators
 from export.views import View
 from mobileclip.dense.model import DenseModel
 from mobileclip.errors import GateFailed, MobileClipError, OutputError, UnknownName
@@ -156,6 +156,8 @@ def export(
         entries = _make_all(subject, plan, partial, jobs, progress)
         failed = [entry for entry in entries if entry["gate"]["passed"] is False]
         if failed and not accept:
+            from export.judged import failure
+
             advice = "" if request is None else " Choose another precision, or --accept to write them all the same."
             raise GateFailed("; ".join(failure(entry) for entry in failed) + ". Nothing was written." + advice)
         recipe: dict[str, Any] = {"jobs": [asdict(job) for job in plan]}
@@ -288,6 +290,8 @@ def make(job: Job, partial: Path) -> dict[str, Any]:
 
 
 def _make(job: Job, partial: Path) -> dict[str, Any]:
+    from export.judged import judged, judged_small
+
     target = TARGETS[job.target]
     view = _deployed_views(partial / "subject")[job.view]
     changed = rewrite(view, job.rewrites)
@@ -399,6 +403,8 @@ def _input(spec: Any, target: str) -> Any:
 
 
 def _told(entry: Mapping[str, Any] | None) -> str:
+    from export.judged import proof_of
+
     assert entry is not None
     delegates = "" if entry["delegates"] is None else f", {entry['delegates']} delegate(s)"
     return f"{entry['file']}: {entry['bytes'] / 1e6:.1f} MB{delegates}, {proof_of(entry)}"

@@ -8,15 +8,17 @@ taken out and interpreted.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from export import mil
-from export.embedded import Embedded
 from mobileclip.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from export.embedded import Embedded
 
 Array = npt.NDArray[Any]
 
@@ -126,7 +128,7 @@ class CoreMLSession:
     the program says that it is wider."""
 
     program: mil.Program
-    embedded: Embedded | None = None
+    embedded: "Embedded | None" = None
     """The ExecuTorch program that the Core ML program is a part of."""
     audit: mil.Audit | None = None
     fp16: bool = field(init=False)
@@ -201,6 +203,8 @@ def _delegates(path: Path) -> list[str]:
 
 def _embedded_coreml(path: Path) -> Session:
     """The .mlpackage inside a .pte for the Core ML delegate, when the delegate holds all but a few known operators."""
+    from export.embedded import Embedded
+
     try:
         embedded = Embedded(_read_pte(path), path)
     except NotImplementedError as error:

@@ -16,6 +16,19 @@ from torch import Tensor, nn
 from export.targets import precision_of, preset_of
 from export.views import View
 
+# Operators that a delegate leaves outside although nothing is computed in them, and why.
+_HARMLESS = {
+    "aten_embedding_default": "looks up rows of a table by integer ids; the delegate takes no integers",
+    "aten_eq_scalar": "compares integer ids with the end-of-text id; the delegate takes no integers",
+    "dim_order_ops__to_dim_order_copy_default": "casts ids or a comparison of them to float",
+    "aten__to_copy_default": "casts ids or a comparison of them to float",
+    "aten_view_copy_default": "renames dimensions",
+    "aten_unsqueeze_copy_default": "renames dimensions",
+    "aten_squeeze_copy_dims": "renames dimensions",
+}
+OUTSIDE = {"aten_argmax_default": "the best class of each pixel, in fp32 on the CPU; no delegate is trusted with it"}
+"""Operators that are left outside on purpose."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Delegation:
@@ -94,3 +107,16 @@ def delegation_of(edge: Any) -> Delegation:
         if counts.non_delegated and "getitem" not in name
     }
     return Delegation(delegates=info.num_delegated_subgraphs, loose=loose)
+
+
+def loose_operators(delegation: Delegation) -> list[dict[str, Any]]:
+    """What stayed outside of the delegates: how often, why, and whether anything is computed there."""
+    return [
+        {
+            "operator": name,
+            "count": count,
+            "compute": name not in _HARMLESS,
+            "reason": (_HARMLESS | OUTSIDE).get(name, "the delegate's partitioner did not take it"),
+        }
+        for name, count in delegation.loose.items()
+    ]
