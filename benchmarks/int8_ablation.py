@@ -24,6 +24,7 @@ from export.rewrites import rewrite
 from export.targets import TARGETS, Quantisation
 from export.views import View, make_views
 from mobileclip.checkpoint import load
+from mobileclip.errors import MobileClipError
 from mobileclip.fuse import fuse
 from mobileclip.models import Clip
 from mobileclip.preprocessing import preprocess
@@ -57,13 +58,18 @@ class Sides:
         """The image view of a model; `count` pictures to measure with, none of which may calibrate.
 
         Raises:
-            MobileClipError: the model, or pictures that cannot be taken.
+            MobileClipError: a model or pictures that cannot be taken, or pictures that are on both sides.
         """
         clip = fuse(load(model))
         assert isinstance(clip, Clip)
         shape = preprocess(replace(clip.config.preprocess, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
         found, judges = Calibration.of(calibration), Calibration.of(held)
-        assert not found.shared(held), "pictures that calibrate may not judge"
+        both = found.shared(held)
+        if both:
+            raise MobileClipError(
+                f"{len(both)} picture(s) of {calibration} are in {held} too (such as {both[0]}): what calibrates may "
+                "not judge; give other ones."
+            )
         view = make_views(clip)["image"]
         x = replace(judges, images=judges.images[:count]).inputs(lambda image: shape(image)[None])
         return cls(view, found.inputs(lambda image: shape(image)[None]), x, [view(item) for item in x])

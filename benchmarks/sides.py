@@ -8,6 +8,7 @@ from mobileclip.config import MODELS
 from mobileclip.errors import UnknownName
 
 NAIVE = "naive"
+
 RUNNABLE = ("onnx", "executorch-xnnpack")
 """Targets whose runtime here is that of a device; the interpreter of Core ML programs measures no speed."""
 

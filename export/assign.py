@@ -32,6 +32,8 @@ _INTEGER_TIME = 0.4
 _EVALUATIONS = 12
 SENSED = 8
 """Held-out inputs that sensitivities are measured on."""
+DYNAMIC = frozenset({"executorch-xnnpack"})
+"""Targets that can quantise activations as they come."""
 P1_BELOW = 0.02
 """How far the first percentile of cosines may be below what their mean must reach."""
 
@@ -204,15 +206,15 @@ def chosen(
         inputs: of the view, for ranges.
     """
     if request != "mixed" and request != "auto":
-        return Quantisation(precision=request, inputs=inputs), {}
+        return Quantisation(precision=request, inputs=inputs, dynamic=target in DYNAMIC), {}
     if request == "mixed" or not held_out:
         blocks = mixed(view, target)
-        return _by_block(blocks, inputs), {"blocks": blocks}
+        return _by_block(blocks, inputs, target), {"blocks": blocks}
     variants, table = _sensed(view, target, inputs, held_out, say)
     gate = QUANTISED["auto"]
     found = automatic(view, variants, table, held_out, Limit(cosine=gate.cosine, p1=gate.cosine - P1_BELOW))
     told = {"blocks": dict(found.blocks), "search": found.as_dict()["trace"], "sensitivity": table.as_dict()}
-    return _by_block(found.blocks, inputs), told
+    return _by_block(found.blocks, inputs, target), told
 
 
 def _sensed(
@@ -248,7 +250,7 @@ def measured(
     return _sensed(changed, target, inputs, held_out, say)[1]
 
 
-def _by_block(blocks: Mapping[str, Precision], inputs: Sequence[Tensor]) -> Quantisation:
+def _by_block(blocks: Mapping[str, Precision], inputs: Sequence[Tensor], target: str) -> Quantisation:
     common = max(blocks.values(), key=list(blocks.values()).count)
     others = {block: precision for block, precision in blocks.items() if precision != common}
-    return Quantisation(precision=common, blocks=others, inputs=inputs)
+    return Quantisation(precision=common, blocks=others, inputs=inputs, dynamic=target in DYNAMIC)

@@ -56,7 +56,7 @@ def correct(module: fx.GraphModule, inputs: Sequence[Tensor], means: Mapping[str
             values[node] = _attribute(module, str(node.target))
         elif node.op == "call_function":
             values[node] = _run(node, values, len(inputs))
-            if node.name in means and _is_quantised(node):
+            if node.name in means and _is_quantised(node) and len(node.args) > 2 and node.args[2] is not None:
                 shift = means[node.name] - sum(_mean(node, out) for out in values[node]) / len(inputs)
                 bias = values[node.args[2]]
                 bias.add_(shift.to(bias))

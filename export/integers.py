@@ -32,6 +32,7 @@ from export.equalise import equalised
 from export.limits import widen
 from export.ranges import FINEST, ActivationRange, Behind
 from export.targets import Quantisation
+from export.text_integers import dynamic
 from export.views import View
 
 ops = torch.ops.aten
@@ -53,7 +54,8 @@ class Method:
     depthwise: bool = True
     """Whether depthwise convolutions stay in floats where integers are no faster (`floats_are_faster`)."""
     small: bool = True
-    """Whether layers that see one position, as in gates, stay in floats."""
+    """Whether layers that see one position, as in gates, keep activations in floats, or take the range of what comes
+    where the runtime can."""
 
 
 BEST = Method()
@@ -66,7 +68,7 @@ def int8_module(view: View, quantisation: Quantisation, method: Method = BEST) -
         view = equalised(view, quantisation.inputs)
     graph = torch.export.export(_with_biases(view), (view.example,)).module()
     assert isinstance(graph, fx.GraphModule)
-    prepared = prepare_pt2e(graph, Int8(floats, method))
+    prepared = prepare_pt2e(graph, Int8(floats, method, dynamic=quantisation.dynamic))
     means = Means(prepared)
     with torch.no_grad():
         for x in quantisation.inputs:
@@ -78,10 +80,13 @@ def int8_module(view: View, quantisation: Quantisation, method: Method = BEST) -
 
 
 def _with_biases(view: View) -> View:
-    """A copy where every convolution and linear layer has a bias, which costs nothing and can take a mean error."""
+    """A copy where every layer but depthwise ones has a bias, which costs nothing and can take a mean error; the layer
+    behind takes that of depthwise ones."""
     view = copy.deepcopy(view)
     for layer in view.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and layer.bias is None:
+            if getattr(layer, "groups", 1) > 1:
+                continue
             out = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
             layer.bias = nn.Parameter(torch.zeros(out).to(layer.weight), requires_grad=False)
     return view
@@ -109,9 +114,9 @@ class Int8(Quantizer):  # type: ignore[misc]
     """Says which tensors of a graph are in integers. XNNPACK's rules (executorch, XNNPACKQuantizer): activations
     -128..127 by tensor, weights -127..127 by channel, transposed convolutions in one group."""
 
-    def __init__(self, floats: Sequence[str], method: Method) -> None:
+    def __init__(self, floats: Sequence[str], method: Method, *, dynamic: bool = False) -> None:
         super().__init__()
-        self.floats, self.method = frozenset(floats), method
+        self.floats, self.method, self.dynamic = frozenset(floats), method, dynamic
         self.integers: set[fx.Node] = set()
         self.ends = _values(search=False)
         self.best = _values(search=method.activations)
@@ -141,7 +146,11 @@ class Int8(Quantizer):  # type: ignore[misc]
         transposed = node.target == ops.conv_transpose2d.input
         if self._in_floats(node) or (transposed and _argument(node, 6, 1) != 1):
             return
-        if (self.method.small and _positions(node) == 1) or (self.method.depthwise and floats_are_faster(node)):
+        if self.method.small and _positions(node) == 1:
+            if self.dynamic and not transposed:
+                dynamic(node)
+            return
+        if self.method.depthwise and floats_are_faster(node):
             return
         axis = 1 if transposed else 0
         self._note(node, {source: self._values(source), weight: _weights(axis)}, self._values(node))

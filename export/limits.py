@@ -58,13 +58,14 @@ def _output(node: fx.Node) -> float | None:
     for user in node.users:
         if "aten.relu" in str(user.target):
             return _output(user)
-        if "quantize_per_tensor" in str(user.target) and "dequantize" not in str(user.target):
+        if _is_step(user) and "dequantize" not in str(user.target):
             return float(user.args[1])  # type: ignore[arg-type]
     return None
 
 
 def _is_step(node: object) -> bool:
-    return isinstance(node, fx.Node) and "quantize_per_tensor" in str(node.target)
+    """Whether a step stands at the node; those that are taken from what comes do not."""
+    return isinstance(node, fx.Node) and "quantize_per_tensor.default" in str(node.target)
 
 
 def _attribute(module: fx.GraphModule, node: object) -> Tensor:

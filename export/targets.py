@@ -75,6 +75,8 @@ class Quantisation:
     """Block (`export.blocks.blocks_of`) -> its own precision; `fp32` or `fp16` leaves it in floats."""
     inputs: "Sequence[Tensor]" = ()
     """Inputs of the view whose activations set the ranges; none where only weights are quantised."""
+    dynamic: bool = False
+    """Whether the runtime can quantise activations as they come, which suits layers that see one position."""
 
     def of(self, block: str) -> Precision:
         """The precision of a block."""
