@@ -133,6 +133,8 @@ def export(
     chosen_targets = targets_of(targets)
     request = None if precision is None else quantised_of(chosen_targets, precision)
     pictured = calibrated(request, calibration)
+    if pictured is not None and gate is not None:
+        _apart_from(pictured, Path(gate))
     form = output_of(output)
     skipped = set(without_rewrites)
     for name in skipped - set(REWRITES):
@@ -185,6 +187,16 @@ def calibrated(request: Request | None, folder: str | Path | None) -> Calibratio
             "FOLDER."
         )
     return None if folder is None else Calibration.of(folder)
+
+
+def _apart_from(pictured: Calibration, gate: Path) -> None:
+    """Calibration may not touch what is evaluated."""
+    judged_on = gate / "val" if (gate / "val").is_dir() else gate
+    if shared := pictured.shared(judged_on):
+        raise MobileClipError(
+            f"{len(shared)} picture(s) of the calibration are in {judged_on} too, {shared[0]} first: a gate needs pictures "
+            "that set no ranges. Give others to one of the two."
+        )
 
 
 def _ranges(found: Calibration, subject: Subject, views: Mapping[Kind, View]) -> dict[Kind, list[Tensor]]:

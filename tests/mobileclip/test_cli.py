@@ -23,11 +23,11 @@ OPTIONS = {
     pack.Shards: "shards out captions size quality per_shard embeddings side_cars json_keys licence broken_share jobs "
     "json",
     cli.Inspect: "shards decode json_keys task split layout out json",
-    cli.Train: "recipe shards out val set show json",
+    cli.Train: "recipe shards out qat val set show json",
     cli.Evaluate: "subjects zero_shot retrieval classes templates captions target limit dense task split layout mode "
     "flip multi_scale out json",
     cli.Predict: "subject images out task target mode flip score every server device json",
-    cli.Finetune: "task recipe checkpoint data out val labels sweep sweep_steps set show json",
+    cli.Finetune: "task recipe checkpoint qat data out val labels sweep sweep_steps set show json",
     cli.Export: "checkpoint out to preset without_rewrite labels output size heads view precision "
     "calibration gate timed accept jobs force json",
     cli.Sensitivity: "checkpoint calibration out to view json",
