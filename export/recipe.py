@@ -194,8 +194,8 @@ def _apart_from(pictured: Calibration, gate: Path) -> None:
     judged_on = gate / "val" if (gate / "val").is_dir() else gate
     if shared := pictured.shared(judged_on):
         raise MobileClipError(
-            f"{len(shared)} picture(s) of the calibration are in {judged_on} too, {shared[0]} first: a gate needs pictures "
-            "that set no ranges. Give others to one of the two."
+            f"{len(shared)} picture(s) of the calibration are in {judged_on} too, {shared[0]} first: a gate needs "
+            "pictures that set no ranges. Give others to one of the two."
         )
 
 
