@@ -27,12 +27,15 @@ STUDIES = (
     "compressed",
     "qat",
     "quantised",
+    "calibration_count",
+    "int8_ablation",
 )
 """Modules of this package with `main(argv) -> int` and `table`."""
 SECTIONS = {
     "training": ("loader", "step", "learning"),
     "captions": ("captions_text", "captions_coca", "captions_study"),
     "dense": ("dense_host", "dense_study"),
+    "quantise": ("quantised", "compressed", "calibration_count", "int8_ablation"),
 }
 """Part of a Markdown file -> the studies whose tables stand there, between `marks`."""
 
@@ -64,7 +67,9 @@ def report(argv: Sequence[str]) -> int:
     """Print the tables of kept results, or put them into a Markdown file."""
     parser = argparse.ArgumentParser(prog="benchmarks report", description=report.__doc__)
     here = Path(__file__).parent / "results"
-    parser.add_argument("results", type=Path, nargs="*", default=[here / "train", here / "captions", here / "dense"])
+    parser.add_argument(
+        "results", type=Path, nargs="*", default=[here / part for part in ("train", "captions", "dense", "quantise")]
+    )
     parser.add_argument("--into", type=Path, help="Markdown file with the marks")
     args = parser.parse_args(argv)
     found = results.read(args.results)
@@ -74,7 +79,11 @@ def report(argv: Sequence[str]) -> int:
         if of_study:
             tables[study] = import_module(f"benchmarks.{study}").table(of_study)
     if args.into is not None:
+        text = args.into.read_text(encoding="utf-8") if args.into.is_file() else ""
+        inside = [section for section in SECTIONS if marks(section)[0] in text]
         for section, studies in SECTIONS.items():
+            if inside and section not in inside:
+                continue
             there = [tables[study] for study in studies if study in tables]
             if there:
                 results.insert(args.into, "\n\n".join(there), *marks(section))

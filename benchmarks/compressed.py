@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--held", type=int, default=32, help="pictures that judge")
     parser.add_argument("--interpreted", type=int, default=2, help="of these, how many the package itself is run on")
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "compressed", help="folder")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "quantise", help="folder")
     args = parser.parse_args(argv)
     model = load(args.model)
     fused = fuse(model)

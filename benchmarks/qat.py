@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", nargs="*", default=[], help="fields of the recipe, as steps=200 lr=3e-4")
     parser.add_argument("--calibration", type=int, default=64, help="pictures of the set that set ranges")
     parser.add_argument("--limit", type=int, default=None, help="pictures of the set that judge")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "quantised", help="folder")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "quantise", help="folder")
     args = parser.parse_args(argv)
     work = Path(tempfile.mkdtemp(prefix="qat"))
     rows: list[dict[str, Any]] = []

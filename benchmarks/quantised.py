@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=int, default=20, help="timed runs of each side")
     parser.add_argument("--cache", type=Path, default=baselines.CACHE / "quantised", help="folder of the bundles")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "quantised", help="folder")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "quantise", help="folder")
     args = parser.parse_args(argv)
     found = []
     for target in args.targets:

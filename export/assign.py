@@ -26,7 +26,17 @@ from export.views import View
 from mobileclip.dense.checkpoint import is_dense
 from mobileclip.errors import MobileClipError
 
-_BITS: Mapping[Precision, float] = {"fp32": 32, "fp16": 16, "w8": 8, "w8a8": 8, "w8p": 8, "w6p": 6, "w4p": 4}
+_BITS: Mapping[Precision, float] = {
+    "fp32": 32,
+    "fp16": 16,
+    "w8": 8,
+    "w8a8": 8,
+    "w8p": 8,
+    "w6p": 6,
+    "w4p": 4,
+    "w6pj": 6,
+    "w4pj": 4,
+}
 _INTEGER_TIME = 0.4
 """Time of an 8-bit operator over that of a 32-bit one, about; it only weighs blocks against each other."""
 _EVALUATIONS = 12

@@ -66,6 +66,8 @@ LIMITS: Mapping[str, Limits] = {
     "w8p": _TIGHT,
     "w6p": _TIGHT,
     "w4p": Limits(cosine_mean=0.95, cosine_p1=0.9, agreement=0.9, index=0.9, labels=0.8, objects=0.7, depth=0.1),
+    "w6pj": _TIGHT,
+    "w4pj": Limits(cosine_mean=0.95, cosine_p1=0.9, agreement=0.9, index=0.9, labels=0.8, objects=0.7, depth=0.1),
     "mixed": Limits(),
     "auto": _TIGHT,
 }

@@ -17,12 +17,12 @@ Kind = Literal["image", "text", "segmentation", "depth", "detection", "multitask
 """What a view is: one of the two towers, a dense task, several tasks at once, or the image tower pixel by pixel."""
 Wide = Literal["nothing", "argmax", "coordinates"]
 """What of a view may not be computed in fp16: an index, or everything that says where boxes are and which are kept."""
-Precision = Literal["fp32", "fp16", "w8", "w8a8", "w8p", "w6p", "w4p"]
+Precision = Literal["fp32", "fp16", "w8", "w8a8", "w8p", "w6p", "w4p", "w6pj", "w4pj"]
 """What numbers are: floats; weights of 8 bits; weights and activations of 8 bits; weights as places in a palette of
-256, 64 or 16 values."""
+256, 64 or 16 values; the same with palettes of 8 bits themselves (joint compression)."""
 Request = Precision | Literal["mixed", "auto"]
 """What can be asked for: one precision, a rule by block that holds for this family, or what a search finds."""
-REQUESTS: tuple[Request, ...] = ("fp32", "fp16", "w8", "w8a8", "w8p", "w6p", "w4p", "mixed", "auto")
+REQUESTS: tuple[Request, ...] = ("fp32", "fp16", "w8", "w8a8", "w8p", "w6p", "w4p", "w6pj", "w4pj", "mixed", "auto")
 FLOATS: frozenset[Precision] = frozenset({"fp32", "fp16"})
 """Precisions that are not quantised."""
 LABELS = ("person", "dog", "cat", "bird", "car", "bicycle", "food", "plant", "building", "screen")
@@ -55,6 +55,8 @@ QUANTISED: Mapping[Request, Gate] = {
     "w8p": Gate(db=25.0, cosine=0.999, equal=0.97, found=0.8),
     "w6p": Gate(db=18.0, cosine=0.995, equal=0.95, found=0.7),
     "w4p": Gate(db=8.0, cosine=0.95, equal=0.9, found=0.5),
+    "w6pj": Gate(db=18.0, cosine=0.995, equal=0.95, found=0.7),
+    "w4pj": Gate(db=8.0, cosine=0.95, equal=0.9, found=0.5),
     "mixed": Gate(db=18.0, cosine=0.99, equal=0.95, found=0.7),
     "auto": Gate(db=20.0, cosine=0.995, equal=0.97, found=0.7),
 }
@@ -99,6 +101,8 @@ class Target:
     """Names in `rewrites.REWRITES` that are applied before lowering, in order."""
 
 
+COREML: tuple[Precision, ...] = ("w8", "w8a8", "w8p", "w6p", "w4p", "w6pj", "w4pj")
+"""What Core ML holds beside fp16."""
 TARGETS: Mapping[str, Target] = {
     "onnx": Target(
         lower="export.to_onnx:lower",
@@ -124,7 +128,12 @@ TARGETS: Mapping[str, Target] = {
         ),
     ),
     "executorch-coreml": Target(
-        lower="export.to_executorch:lower_coreml", suffix=".coreml.pte", precision="fp16", gate=FP16, rewrites=()
+        lower="export.to_executorch:lower_coreml",
+        suffix=".coreml.pte",
+        precision="fp16",
+        quantised=COREML,
+        gate=FP16,
+        rewrites=(),
     ),
     "executorch-vulkan": Target(
         lower="export.to_executorch:lower_vulkan", suffix=".vulkan.pte", precision="fp16", gate=FP16, rewrites=()
@@ -133,7 +142,7 @@ TARGETS: Mapping[str, Target] = {
         lower="export.to_coreml:lower",
         suffix=".mlpackage",
         precision="fp16",
-        quantised=("w8", "w8a8", "w8p", "w6p", "w4p"),
+        quantised=COREML,
         gate=FP16,
         rewrites=(),
     ),

@@ -84,7 +84,7 @@ def test_a_missed_gate_writes_nothing_unless_accepted(tmp_path: Path, monkeypatc
 
 
 def test_what_targets_hold() -> None:
-    assert held(TARGETS["coreml"]) == ("fp16", "w8", "w8a8", "w8p", "w6p", "w4p", "mixed", "auto")
+    assert held(TARGETS["coreml"]) == ("fp16", "w8", "w8a8", "w8p", "w6p", "w4p", "w6pj", "w4pj", "mixed", "auto")
     assert held(TARGETS["executorch-vulkan"]) == ("fp16",)
     assert quantised_of(["onnx"], "fp32") is None
     assert quantised_of(["onnx", "executorch-xnnpack"], "w8a8") == "w8a8"
