@@ -62,14 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     judged = inputs[args.calibration :]
     with torch.no_grad():
         wanted = [view(x) for x in judged]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    about = {"study": "compressed", "model": model.config.name, "calibration": args.calibration, "held": args.held}
+    result = results.stamp() | about | {"versions": dict(tool_versions()), "rows": rows}
     for form in dict.fromkeys(("fp16", *args.forms)):
         row = measure(view, form, inputs[: args.calibration], judged, wanted, args.interpreted)
         print(f"{form}: {row['bytes'] / 1e6:.1f} MB, cosine {row['cosine']['mean']:.5f}", flush=True)
         rows.append(row)
-    about = {"study": "compressed", "model": model.config.name, "calibration": args.calibration, "held": args.held}
-    result = results.stamp() | about | {"versions": dict(tool_versions()), "rows": rows}
-    results.write(args.out, model.config.name, result)
+        results.write(args.out, model.config.name, result)  # after each form: a large model takes minutes for one
     print(table([result]))
     return 0
 
