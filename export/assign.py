@@ -7,20 +7,22 @@ seen, then single blocks are made cheaper as long as the gate is kept. Every ste
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
 from export.blocks import blocks_of
-from export.parity import compare_outputs, worst
+from export.gates import LIMITS, Limits, judge, measure
 from export.pictures import LEAST, Calibration, apart, pictures
 from export.rewrites import rewrite
 from export.sensitivity import Table, sensitivities
 from export.subjects import subject_of
-from export.targets import OUTPUTS, QUANTISED, TARGETS, Kind, Precision, Quantisation, Request, searched
+from export.targets import OUTPUTS, TARGETS, Kind, Precision, Quantisation, Request, searched
 from export.variants import Assignment, Integers, Variants, Weights
 from export.views import View
 from mobileclip.dense.checkpoint import is_dense
@@ -40,22 +42,12 @@ _BITS: Mapping[Precision, float] = {
 _INTEGER_TIME = 0.4
 """Time of an 8-bit operator over that of a 32-bit one, about; it only weighs blocks against each other."""
 _EVALUATIONS = 12
+SHARES = (2, 4, 8)
+"""Parts of the gate's loss that a search allows itself, one after the other until the artifact keeps the gate."""
 SENSED = 8
 """Held-out inputs that sensitivities are measured on."""
 DYNAMIC = frozenset({"executorch-xnnpack"})
 """Targets that can quantise activations as they come."""
-P1_BELOW = 0.02
-"""How far the first percentile of cosines may be below what their mean must reach."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limit:
-    """What an assignment must keep on held-out inputs."""
-
-    cosine: float
-    """Mean of the cosines of the worst output; of labels, of the shares that agree."""
-    p1: float
-    """First percentile of the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +58,8 @@ class Step:
     """Blocks that do not have the cheapest precision."""
     cost: float
     """Over that of all floats: of weights in bits, or of arithmetic where activations are integers too."""
-    cosine: float
-    p1: float
+    numbers: Mapping[str, float]
+    """What the gate is held against (`export.gates.measure`)."""
     passed: bool
 
 
@@ -103,15 +95,23 @@ def _end(block: str) -> bool:
 
 
 def automatic(
-    view: View, variants: Variants, table: Table, inputs: Sequence[Tensor], limit: Limit, *, most: int = _EVALUATIONS
+    view: View,
+    variants: Variants,
+    table: Table,
+    inputs: Sequence[Tensor],
+    limits: Limits,
+    *,
+    texts: npt.NDArray[Any] | None = None,
+    most: int = _EVALUATIONS,
 ) -> Assigned:
-    """The cheapest assignment that keeps `limit` on `inputs`.
+    """The cheapest assignment that keeps `limits` on `inputs`.
 
     Args:
         table: of the same variants.
+        texts: embeddings of texts [T, E] among which the best must stay, for views that give embeddings.
         most: assignments that are tried at most for λ, and as many again for single blocks.
     """
-    search = _Search(view, variants, table, inputs, limit)
+    search = _Search(view, variants, table, inputs, limits, texts)
     if search.tried(search.at(0.0)).passed:
         return search.best()
     low, high = 1e-3, 1e9
@@ -125,11 +125,30 @@ def automatic(
     return search.best()
 
 
+class _Variant(nn.Module):
+    """A view under one assignment, as `measure` takes it."""
+
+    def __init__(self, variants: Variants, assignment: Assignment) -> None:
+        super().__init__()
+        self.variants, self.assignment = variants, assignment
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Every output in order."""
+        return [torch.from_numpy(item.copy()) for item in self.variants.answer(x, self.assignment)]
+
+
 class _Search:
-    def __init__(self, view: View, variants: Variants, table: Table, inputs: Sequence[Tensor], limit: Limit) -> None:
-        self.variants, self.inputs, self.limit = variants, inputs, limit
+    def __init__(
+        self,
+        view: View,
+        variants: Variants,
+        table: Table,
+        inputs: Sequence[Tensor],
+        limits: Limits,
+        texts: npt.NDArray[Any] | None,
+    ) -> None:
+        self.view, self.variants, self.inputs, self.limits, self.texts = view, variants, inputs, limits, texts
         self.specs = [spec.as_dict() for spec in view.outputs]
-        self.references = [view.answer(x) for x in inputs]
         self.options = variants.options
         floats = self.options[-1]
         self.blocks = list(dict.fromkeys(row.block for row in table.rows))
@@ -156,18 +175,14 @@ class _Search:
     def tried(self, assignment: Assignment) -> Step:
         key = tuple(assignment[block] for block in self.blocks)
         if key not in self.seen:
-            found = [
-                worst(compare_outputs(self.variants.answer(x, assignment), reference, self.specs)).cosine
-                for x, reference in zip(self.inputs, self.references, strict=True)
-            ]
-            cosine, p1 = float(np.mean(found)), float(np.percentile(found, 1))
+            numbers = measure(_Variant(self.variants, assignment), self.view, self.inputs, self.specs, texts=self.texts)
+            verdict = judge(numbers, self.limits, pictures=len(self.inputs))
             cheapest = self.at(0.0)
             self.seen[key] = Step(
                 changed={block: option for block, option in assignment.items() if option != cheapest[block]},
                 cost=sum(self.costs[block, option] for block, option in assignment.items()),
-                cosine=cosine,
-                p1=p1,
-                passed=cosine >= self.limit.cosine and p1 >= self.limit.p1,
+                numbers=numbers,
+                passed=verdict.passed,
             )
         return self.seen[key]
 
@@ -207,6 +222,8 @@ def chosen(
     request: Request,
     inputs: Sequence[Tensor],
     held_out: Sequence[Tensor],
+    texts: npt.NDArray[Any] | None = None,
+    share: int = SHARES[0],
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Quantisation, dict[str, Any]]:
     """(how `view` is quantised, what the manifest tells of the choice).
@@ -214,6 +231,8 @@ def chosen(
     Args:
         request: one precision, `mixed`, or `auto`, which measures sensitivities on `held_out` and searches.
         inputs: of the view, for ranges.
+        texts: embeddings [T, E] among which the best must stay.
+        share: the search allows itself one such part of the loss that the gate does.
     """
     if request != "mixed" and request != "auto":
         return Quantisation(precision=request, inputs=inputs, dynamic=target in DYNAMIC), {}
@@ -221,10 +240,16 @@ def chosen(
         blocks = mixed(view, target)
         return _by_block(blocks, inputs, target), {"blocks": blocks}
     variants, table = _sensed(view, target, inputs, held_out, say)
-    gate = QUANTISED["auto"]
-    found = automatic(view, variants, table, held_out, Limit(cosine=gate.cosine, p1=gate.cosine - P1_BELOW))
+    found = automatic(view, variants, table, held_out, _tightened(LIMITS["auto"], share), texts=texts)
     told = {"blocks": dict(found.blocks), "search": found.as_dict()["trace"], "sensitivity": table.as_dict()}
     return _by_block(found.blocks, inputs, target), told
+
+
+def _tightened(limits: Limits, share: int) -> Limits:
+    """One `share`-th of the loss that limits allow: held-out pictures are few, and the gate may be held on others."""
+    kept = ("cosine_mean", "cosine_p1", "agreement", "index", "labels", "objects")
+    tighter = {name: 1 - (1 - getattr(limits, name)) / share for name in kept}
+    return replace(limits, depth=limits.depth / share, **tighter)
 
 
 def _sensed(

@@ -72,7 +72,7 @@ def judged_small(
         reason = str(error)
     subject: Runs = session or small
     held_out = held_apart(partial / "calibration" / f"{view.kind}.pt")[1] or [view.example]
-    numbers = measure(subject, view, held_out, specs, texts=_label_rows(partial, view))
+    numbers = measure(subject, view, held_out, specs, texts=label_rows(partial, view))
     seen = len(held_out)
     if gate_set and view.kind != "text":
         more, seen_there = _on_set(subject, view, partial, gate_set)
@@ -105,7 +105,7 @@ def _not_here(gate: Gate, reason: object) -> dict[str, Any]:
     return asdict(gate) | {"passed": None, "reason": f"not run here: needs {reason}"}
 
 
-def _label_rows(partial: Path, view: View) -> Any:
+def label_rows(partial: Path, view: View) -> Any:
     """Embeddings of the sample apps' labels [T, E], where the model has words."""
     subject = kept_subject(partial / "subject")
     if not isinstance(subject, ClipSubject) or view.kind == "text" or subject.model.text is None:

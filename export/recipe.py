@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from export import manifest
 from export.bundle import finish, write_known_answers
@@ -48,7 +48,7 @@ from export.targets import (
     quantised_of,
     targets_of,
 )
-from export.to_executorch import OUTSIDE, loose_operators
+from export.to_executorch import OUTSIDE, Delegation, loose_operators
 from export.views import View
 from mobileclip.dense.model import DenseModel
 from mobileclip.errors import GateFailed, MobileClipError, OutputError, UnknownName
@@ -302,7 +302,7 @@ def make(job: Job, partial: Path) -> dict[str, Any]:
 
 
 def _make(job: Job, partial: Path) -> dict[str, Any]:
-    from export.judged import judged, judged_small
+    from export.judged import judged
 
     target = TARGETS[job.target]
     view = _deployed_views(partial / "subject")[job.view]
@@ -313,26 +313,11 @@ def _make(job: Job, partial: Path) -> dict[str, Any]:
     shutil.rmtree(path, ignore_errors=True)
     module, function = target.lower.split(":")
     lower = getattr(import_module(module), function)
-    small, told = (None, None) if job.precision is None else _small(changed, job, partial)
-    delegation = lower(changed, path, job.preset, small)
-    loose = [] if delegation is None else loose_operators(delegation)
-    if small is None or told is None or job.precision is None:
+    if job.precision is None:
+        delegation, told = lower(changed, path, job.preset, None), None
         found = judged(path, job.target, partial, view)
     else:
-        outside = [item["operator"] for item in loose if item["compute"] and item["operator"] not in OUTSIDE]
-        times = _times(path, changed, job, lower) if job.timed else None
-        found = judged_small(
-            path,
-            job.target,
-            job.precision,
-            partial,
-            view,
-            small,
-            told,
-            loose=outside,
-            gate_set=job.gate_set,
-            times=times,
-        )
+        delegation, told, found = _make_small(view, changed, job, partial, lower)
     entry = {
         "file": job.file,
         "sha256": manifest.sha256_of(path),
@@ -345,22 +330,47 @@ def _make(job: Job, partial: Path) -> dict[str, Any]:
         "outputs": [spec.as_dict() for spec in view.outputs],
         "rewrites": list(job.rewrites),
         "delegates": None if delegation is None else delegation.delegates,
-        "loose": loose,
+        "loose": [] if delegation is None else loose_operators(delegation),
         **found,
     }
     (partial / f"{job.file}.json").write_text(json.dumps(entry))
     return entry
 
 
-def _small(view: View, job: Job, partial: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """(the view quantised, what the manifest tells of it)."""
-    from export.assign import chosen
+def _make_small(
+    view: View, changed: View, job: Job, partial: Path, lower: Callable[..., Any]
+) -> tuple[Delegation | None, dict[str, Any], dict[str, Any]]:
+    """(how it was divided, what the manifest tells of the choice, what it reached) of a quantised artifact; a search
+    that misses the gate is made once more with less error."""
+    from export.assign import SHARES, chosen
+    from export.judged import judged_small, label_rows
 
     assert job.precision is not None
     inputs, held_out = held_apart(_calibration_file(partial, job.view))
-    quantisation, chosen_blocks = chosen(view, job.target, job.precision, inputs, held_out)
-    told = {"calibration": len(inputs), "held_out": len(held_out), **chosen_blocks}
-    return quantised(view, quantisation), told
+    path = partial / job.file
+    texts = label_rows(partial, view) if job.precision == "auto" else None
+    for share in SHARES if job.precision == "auto" and held_out else SHARES[:1]:
+        quantisation, blocks = chosen(changed, job.target, job.precision, inputs, held_out, texts, share)
+        told: dict[str, Any] = {"calibration": len(inputs), "held_out": len(held_out), **blocks}
+        small = quantised(changed, quantisation)
+        shutil.rmtree(path, ignore_errors=True)
+        delegation: Delegation | None = lower(changed, path, job.preset, small)
+        loose = [] if delegation is None else loose_operators(delegation)
+        found = judged_small(
+            path,
+            job.target,
+            job.precision,
+            partial,
+            view,
+            small,
+            told,
+            loose=[item["operator"] for item in loose if item["compute"] and item["operator"] not in OUTSIDE],
+            gate_set=job.gate_set,
+            times=_times(path, changed, job, lower) if job.timed else None,
+        )
+        if found["gate"]["passed"] is not False:
+            break
+    return delegation, told, found
 
 
 def _times(path: Path, view: View, job: Job, lower: Callable[..., Any]) -> tuple[float, float, float] | None:

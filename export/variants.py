@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from export.blocks import blocks_of
+from export.compress import Layer
 from export.quantise import quantised
 from export.targets import FLOATS, Precision, Quantisation
 from export.views import View
@@ -128,7 +129,9 @@ class Weights:
         self.options: tuple[Precision, ...] = (*options, "fp16")
         self._view = copy.deepcopy(view)
         self._paths = blocks_of(view)
-        self._kept: dict[Precision, dict[str, Tensor]] = {"fp16": _state(view)}
+        self._kept: dict[Precision, dict[str, Tensor]] = {
+            "fp16": {name: tensor.clone() for name, tensor in _state(view).items()}
+        }
         for precision in options:
             self._kept[precision] = _state(quantised(view, Quantisation(precision=precision, inputs=inputs)))
 
@@ -136,10 +139,17 @@ class Weights:
         """Outputs with each block's weights at its precision."""
         for block, precision in assignment.items():
             kept = self._kept[precision]
-            for name, tensor in self._view.get_submodule(self._paths[block]).state_dict().items():
-                tensor.copy_(kept[f"{self._paths[block]}.{name}"])
+            for name, tensor in _state(self._view, self._paths[block]).items():
+                tensor.copy_(kept[name])
         return self._view.answer(x)
 
 
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items() if "_COREML_" not in name}
+def _state(module: nn.Module, path: str = "") -> dict[str, Tensor]:
+    """Weights and biases of the layers below `path`, as they are multiplied with."""
+    found: dict[str, Tensor] = {}
+    for name, layer in module.get_submodule(path).named_modules(prefix=path):
+        for part in ("weight", "bias"):
+            tensor = getattr(layer, part, None)
+            if isinstance(layer, Layer) and isinstance(tensor, Tensor):
+                found[f"{name}.{part}"] = tensor.detach()
+    return found

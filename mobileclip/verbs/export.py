@@ -51,8 +51,8 @@ class Export:
     view: tuple[Literal["image", "text", "dense"], ...] = ()
     """Of an image-text model: the towers, or the image tower pixel by pixel; both towers if left out."""
     precision: str | None = None
-    """fp32, fp16, w8, w8a8, w8p, w6p, w4p, w6pj, w4pj, mixed or auto, as far as each target can hold it; its own floats if left
-    out. auto finds the cheapest precision of each block that keeps the embedding."""
+    """fp32, fp16, w8, w8a8, w8p, w6p, w4p, w6pj, w4pj, mixed or auto, as far as each target can hold it; its
+    own floats if left out. auto finds the cheapest precision of each block that keeps the embedding."""
     calibration: Path | None = None
     """Pictures like those that the app will see, which set ranges and judge what comes out; w8a8, mixed and auto need
     them. Not those that you measure with."""

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.assign import Limit, automatic, chosen, mixed
+from export.assign import automatic, chosen, mixed
 from export.blocks import blocks_of
+from export.gates import Limits
 from export.parity import compare
 from export.quantise import quantised
 from export.rewrites import rewrite
@@ -20,12 +21,15 @@ from export.variants import Integers, Weights
 from export.views import View, make_views
 from mobileclip.checkpoint import load
 from mobileclip.fuse import fuse
+from mobileclip.models import Clip
 
 
 @pytest.fixture(scope="module")
 def view() -> View:
     """The image view of a model whose channels differ, as those of trained models do."""
-    fused = make_views(fuse(load("seeded:nano")))["image"]
+    clip = fuse(load("seeded:nano"))
+    assert isinstance(clip, Clip)
+    fused = make_views(clip)["image"]
     changed = rewrite(fused, TARGETS["executorch-xnnpack"].rewrites)
     assert isinstance(changed, View)
     torch.manual_seed(0)
@@ -39,6 +43,10 @@ def view() -> View:
 def inputs(view: View) -> list[Tensor]:
     torch.manual_seed(1)
     return [torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8), view.example.shape[-2:]) for _ in range(6)]
+
+
+def limits(cosine: float) -> Limits:
+    return Limits(cosine_mean=cosine, cosine_p1=-1, agreement=0, index=0)
 
 
 def test_every_weight_is_in_one_block(view: View) -> None:
@@ -84,7 +92,7 @@ def test_weights_alone(view: View, inputs: list[Tensor], tmp_path: Path, monkeyp
     assert "a &lt;title&gt;" in picture
 
     between = 1 - (table.whole["w4p"] * table.whole["w8"]) ** 0.5
-    found = automatic(view, variants, table, inputs, Limit(cosine=between, p1=0))
+    found = automatic(view, variants, table, inputs, limits(between))
     assert found.passed
     assert len(set(found.blocks.values())) > 1
     first, best = found.trace[0], min(step.cost for step in found.trace if step.passed)
@@ -93,7 +101,7 @@ def test_weights_alone(view: View, inputs: list[Tensor], tmp_path: Path, monkeyp
     answers = [variants.answer(x, found.blocks)[0] for x in inputs]
     cosines = [compare(a, view.answer(x)[0]).cosine for a, x in zip(answers, inputs, strict=True)]
     assert np.mean(cosines) >= between
-    assert not automatic(view, variants, table, inputs, Limit(cosine=1.1, p1=0)).passed
+    assert not automatic(view, variants, table, inputs, limits(1.1)).passed
 
 
 def test_mixed_is_a_rule_by_block(view: View, inputs: list[Tensor]) -> None:
