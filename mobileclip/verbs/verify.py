@@ -92,6 +92,8 @@ def _print_report(report: Any, audit: bool) -> None:
             continue
         inside = "" if row.largest is None else f"{row.largest:.4g}"
         verdict = ("passed" if row.passed else "FAILED") + f", {row.note}"
+        if row.against:
+            verdict += f", against {row.against}"
         if row.overflows:
             verdict += f"; fp16 overflow in {', '.join(row.overflows[:3])}"
         spread = f"{row.db:.1f} / {row.db_mean:.1f}"

@@ -137,3 +137,28 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "executorch-vulkan cannot hold w8a8; what each target can: onnx fp32, w8a8" in capsys.readouterr().err
     assert main([*arguments, "w8a8", "--to", "onnx"]) == 2
     assert "give --calibration FOLDER" in capsys.readouterr().err
+
+
+def test_what_judges_may_not_calibrate(scenes: Path, tmp_path: Path) -> None:
+    options = {"views": ["image"], "precision": "w8a8", "calibration": scenes, "gate": scenes.parent}
+    with pytest.raises(MobileClipError, match=r"24 picture\(s\) of the calibration are in .* a gate needs pictures"):
+        export.export("seeded:nano", ["onnx"], tmp_path / "out", **options)  # type: ignore[arg-type]
+
+
+def test_a_bundle_is_no_checkpoint(nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(nano_bundle), "--to", "onnx", "--out", str(tmp_path / "out")]) == 2
+    assert "is a bundle: what it holds is lowered, and perhaps quantised, already" in capsys.readouterr().err
+
+
+def test_sensitivity_is_shown_and_drawn(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    arguments = ["sensitivity", "seeded:nano", "--calibration", str(scenes)]
+    assert main([*arguments, "--to", "executorch-vulkan"]) == 2
+    assert "holds floats alone" in capsys.readouterr().err
+    assert main([*arguments, "--to", "coreml", "--out", str(tmp_path / "out")]) == 0
+    assert "stages.2.5" in capsys.readouterr().out
+    told = json.loads((tmp_path / "out" / "sensitivity.json").read_text())
+    assert told["inputs"] == 6
+    assert (tmp_path / "out" / "sensitivity.svg").read_text().count("<rect") == len(told["rows"])
