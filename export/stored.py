@@ -94,8 +94,8 @@ def check_integers(program: "Program", module: nn.Module) -> int:
         if name not in stored:
             raise ArtifactError(f"{program.name} stores no integers of '{name}': the converter made floats of them.")
         error = (program.constant(stored[name]) - weight).abs()
-        # a scale is rounded, and its product; scales below 6e-5 are held in steps of 6e-8
-        if (error > 2.0**-9.98 * weight.abs() + 2.0**-18).any():
+        # a scale is rounded, and its product; scales below 6e-5 have steps of 6e-8, which is also the least
+        if (error > 2.0**-9.98 * weight.abs() + 2.0**-17).any():
             raise ArtifactError(
                 f"{program.name} stores another '{name}' than the module holds: it differs by {float(error.max()):.2g}."
             )
