@@ -77,6 +77,7 @@ class Export:
         preset_of(self.preset)
         for source in (self.checkpoint, *self.heads):
             known_source(source)
+            unlowered(source)
         if self.out.exists() and not self.force:
             raise OutputError(f"{self.out} exists already: choose another folder, or pass --force to replace it.")
         labels = lines(self.labels, "label") if self.labels else None
@@ -119,14 +120,18 @@ def known_source(checkpoint: str) -> None:
         config_of(encoder)
         if head:
             head_of(head.partition("@")[0])
-    elif (Path(checkpoint) / "manifest.json").is_file():
-        raise MobileClipError(
-            f"{checkpoint} is a bundle: what it holds is lowered, and perhaps quantised, already. Give the checkpoint "
-            "that it was made from; its manifest.json names it under model.checkpoint.source."
-        )
     elif checkpoint.endswith((".pt", ".pth", ".bin", ".safetensors")) and not Path(checkpoint).exists():
         raise MobileClipError(
             f"{checkpoint} does not exist: give a checkpoint, or seeded:mobileclip_s2 to try without one."
+        )
+
+
+def unlowered(checkpoint: str) -> None:
+    """Say at once that a bundle is no checkpoint."""
+    if (Path(checkpoint) / "manifest.json").is_file():
+        raise MobileClipError(
+            f"{checkpoint} is a bundle: what it holds is lowered, and perhaps quantised, already. Give the checkpoint "
+            "that it was made from; its manifest.json names it under model.checkpoint.source."
         )
 
 

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from export.targets import TARGETS, searched, targets_of
 from mobileclip.errors import MobileClipError
-from mobileclip.verbs.export import known_source
+from mobileclip.verbs.export import known_source, unlowered
 from mobileclip.verbs.screen import progress, table
 
 
@@ -36,6 +36,7 @@ class Sensitivity:
     def run(self) -> int:
         """Check what can be checked without a model, then measure."""
         known_source(self.checkpoint)
+        unlowered(self.checkpoint)
         (target,) = targets_of([self.to]).values()
         if not searched(target):
             able = ", ".join(name for name, item in TARGETS.items() if searched(item))

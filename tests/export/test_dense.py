@@ -313,9 +313,9 @@ def test_a_wrong_label_map_is_not_written(tmp_path: Path, monkeypatch: pytest.Mo
 
     lower = to_onnx.lower
 
-    def wrong(view: nn.Module, path: Path, preset: str) -> None:
+    def wrong(view: nn.Module, path: Path, preset: str, module: None) -> None:
         view.tower.head.classify.bias.data += torch.randn(150)  # type: ignore[union-attr, operator]
-        lower(view, path, preset)  # type: ignore[arg-type]
+        lower(view, path, preset, module)  # type: ignore[arg-type]
 
     monkeypatch.setattr(to_onnx, "lower", wrong)
     with pytest.raises(recipe.GateFailed, match=r"does not agree with the model: .* % equal \(gate .* Nothing was wri"):

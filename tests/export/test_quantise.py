@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import export
+from export.gates import Limits
 from export.manifest import Bundle
 from export.pictures import LEAST, MOST, Calibration
 from export.targets import QUANTISED, TARGETS, held, quantised_of
@@ -45,7 +46,7 @@ def test_int8_on_two_runtimes(scenes: Path, floats: dict[str, dict], tmp_path: P
         told = entry["quantisation"]
         assert (told["calibration"], told["held_out"]) == (18, 6)
         assert told["made"]["db"] > 25
-        assert told["kept"]["inputs"] == 6
+        assert told["kept"]["pictures"] == 6
         assert entry["bytes"] < 0.45 * floats[name]["bytes"]
         assert entry["gate"]["cosine"] == QUANTISED["w8a8"].cosine
         assert entry["parity"]["cosine"] > 0.97
@@ -73,9 +74,11 @@ def test_compressed_weights_of_core_ml(precision: str, floats: dict[str, dict], 
 
 
 def test_a_missed_gate_writes_nothing_unless_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.judged.QUANTISED", {"w4p": TARGETS["onnx"].gate})
+    monkeypatch.setattr("export.judged.LIMITS", {"w4p": Limits(cosine_mean=1.1)})
     options = {"views": ["image"], "precision": "w4p"}
-    with pytest.raises(GateFailed, match=r"image\.mlpackage does not agree .* Choose another precision, or --accept"):
+    with pytest.raises(
+        GateFailed, match=r"image\.mlpackage does not keep .* mean cosine .* Choose another precision, or --accept"
+    ):
         export.export("seeded:nano", ["coreml"], tmp_path / "out", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
     out = export.export("seeded:nano", ["coreml"], tmp_path / "out", accept=True, **options)  # type: ignore[arg-type]
