@@ -1,8 +1,8 @@
 """How latency is measured, on whatever device: one plan, one form of result.
 
 Host, adb runner, browser page and both apps do the same: load by mmap where the runtime can, run once, hold the output
-against the known answer (a wrong artifact has no latency), warm up, then time the sides in turns A B B A, and keep every
-sample. What they hand back is one JSON (`result.schema.json`, version 2); the driver adds what the manifest knows.
+against the known answer (a wrong artifact has no latency), warm up, then time the sides in turns A B B A. Every sample
+is kept. What they hand back is one JSON (`result.schema.json`, version 2); the driver adds what the manifest knows.
 
 The protocol is the superset of ModelBench, MLPerf Mobile and executor_runner: at least 10 runs and 1 s of warm-up, at
 least 200 runs and 10 s of each side, forward alone and end to end (decode, resize, forward, what the app makes of it).
@@ -51,6 +51,8 @@ class Plan:
     sustained_s: float = 0.0
     """How long to run on without pause after the timed runs; the last tenth is the sustained figure: 300 gives
     the last 30 s of 5 minutes."""
+    memory: bool = True
+    """Whether each side's peak memory is measured in a process of its own, where sides share one."""
     model_bench: bool = False
     """Whether ModelBench's own rounds, with a new load each, are run as well (20 x 51 runs of each side)."""
     cool_s: float = 120.0
