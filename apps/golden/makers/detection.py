@@ -93,7 +93,7 @@ def _case(
     original: tuple[int, int],
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """A case whose masks do not hang on the last bit: the same with logits or probabilities a little higher or lower."""
+    """A case whose masks do not hang on the last bit: a little more or less gives the same."""
     shifted = "coeffs" if kind == "points" else "masks"
     for _ in range(1000):
         parts = made()

@@ -43,7 +43,7 @@ def quantised(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
 
 
 def codes(rows: Floats) -> npt.NDArray[np.uint8]:
-    """Sign codes [N, ceil(E / 8)]: bit i % 8 (the lowest is 0) of byte i // 8 is whether v[i] > 0; unused bits are 0."""
+    """Sign codes [N, ceil(E / 8)]: bit i % 8 (the lowest is 0) of byte i // 8 is v[i] > 0; unused bits are 0."""
     return np.packbits(rows > 0, axis=1, bitorder="little")
 
 
@@ -86,7 +86,7 @@ def _made(name: str, rows: Floats, question: Floats, most: int, candidates: int)
         "int8": {
             "stored": array(integers),
             "scales": array(scales),
-            "question": array(asked_integers),
+            "question": array(asked_integers[0]),
             "question_scale": float(asked_scale[0]),
             "dots": array(dots.astype(np.int32)),
             "order": best(scores, most),
