@@ -13,6 +13,7 @@ from tyro.conf import subcommand
 
 from mobileclip import __version__
 from mobileclip.errors import GateFailed, MobileClipError
+from mobileclip.verbs.apps import Apps
 from mobileclip.verbs.bench import Bench
 from mobileclip.verbs.captions import Captions
 from mobileclip.verbs.evaluate import Evaluate
@@ -39,6 +40,7 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations of a Union's members
     Annotated[Verify, subcommand("verify")],
     Annotated[Bench, subcommand("bench")],
     Annotated[Report, subcommand("report")],
+    Annotated[Apps, subcommand("apps")],
 ]
 
 

@@ -34,6 +34,7 @@ OPTIONS = {
     cli.Verify: "subject images text checkpoint heads against inputs outputs limit audit json",
     cli.Bench: "bundle device against to view runs threads out json",
     cli.Report: "results into json",
+    cli.Apps: "what app bundle into to small json",
 }
 
 
@@ -92,6 +93,7 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
         (["bench", "missing"], 2),
         (["bench", ".", "--against", "swim-l"], 2),
         (["report", "missing"], 2),
+        (["apps", "install", "web", "missing"], 2),
     ):
         done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60)
         assert f"HEAVY [] CODE {code}" in done.stdout, (args, done.stdout[-300:], done.stderr[-300:])
