@@ -71,6 +71,8 @@ def is_dense_bundle(path: str | Path) -> bool:
 class BundlePredictor:
     """One artifact and one head of it as a `Predictor`; made by `bundle_predictor`."""
 
+    protocol = "fixed"
+
     def __init__(
         self,
         bundle: Bundle,
@@ -79,6 +81,7 @@ class BundlePredictor:
         *,
         score: float | None = None,
         threads: int = 0,
+        session: Session | None = None,
     ) -> None:
         words = json.loads(bundle.file(bundle.manifest["labels"]).read_text(encoding="utf-8"))
         self.task: Task = head["task"]
@@ -98,18 +101,20 @@ class BundlePredictor:
             )
         self._after: Mapping[str, Any] = head["postprocess"]
         self._score: float = self._after.get("score_threshold", 0.0) if score is None else score
-        self.session = _open(self.path, entry["target"], threads)
+        self.session = session or _open(self.path, entry["target"], threads)
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> Prediction:
-        """RGB uint8 [H, W, 3] of any size up to `host.MOST_PIXELS`.
+        """RGB uint8 [H, W, 3] of any size that `host.checked` takes.
 
         Raises:
             ImageError: another shape or type, or too many pixels.
             ArtifactError: the artifact gives something else than the manifest says.
         """
-        image = host.checked(image)
-        size = (image.shape[0], image.shape[1])
-        outputs = self.raw(image)
+        image = host.checked(image, self.task)
+        return self.finish(self.raw(image), (image.shape[0], image.shape[1]))
+
+    def finish(self, outputs: Sequence[Array], size: tuple[int, int]) -> Prediction:
+        """The head's own outputs -> what is shown of a picture of `size`, rows and columns."""
         if self.task == "depth":
             return host.depths(outputs[0], size)
         if self.task == "segmentation":
@@ -118,13 +123,17 @@ class BundlePredictor:
 
     def raw(self, image: npt.NDArray[np.uint8]) -> list[Array]:
         """The head's own outputs for a picture of any size, as the artifact gives them."""
-        found = self.session.run([self._feed(image)])
+        return self.forward(self.feed(image))
+
+    def forward(self, x: Array) -> list[Array]:
+        """The head's own outputs for an input of the artifact."""
+        found = self.session.run([x])
         shapes = [tuple(item.shape) for item in found]
         if [int(np.prod(shape)) for shape in shapes] != [int(np.prod(shape)) for shape in self._shapes]:
             raise ArtifactError(f"{self.path} gives {shapes} where its manifest says {self._shapes}: export again.")
         return [found[place].reshape(self._shapes[place]) for place in self._places]
 
-    def _feed(self, image: npt.NDArray[np.uint8]) -> Array:
+    def feed(self, image: npt.NDArray[np.uint8]) -> Array:
         """A picture of any size as the artifact takes it."""
         rows, columns = self._fit["size"]
         pixels: Array = fitted(image, (rows, columns), self._fit["resize"])

@@ -42,13 +42,19 @@ class Report:
     fingerprint: str
     """Of the set."""
     n: int
-    """Pictures that were measured."""
+    """Pictures that were measured: neither lost nor skipped."""
     lost: tuple[str, ...]
-    """Pictures that could not be read, and why."""
+    """Pictures that could not be read or predicted, and why."""
     seconds: float
     """Reading, predicting and measuring."""
     better: Literal["higher", "lower"]
     """Of the first figure."""
+    protocol: str = ""
+    """How each picture was looked at: `whole`, `slide` or `fixed`, and what was averaged, as `whole + flip`."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """What the set had left out when it was opened: reason -> how often."""
+    skipped: tuple[str, ...] = ()
+    """Pictures in whose truth nothing counts, such as depth that is all holes; they are in no figure."""
     figures: dict[str, float]
     """The first is the task's own."""
     labels: tuple[str, ...] = ()
@@ -76,10 +82,11 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values, without what single pictures and detections say; what is not known is None."""
-        parts = ("subject", "set", "task", "fingerprint", "n", "seconds", "better")
+        parts = ("subject", "set", "task", "fingerprint", "protocol", "n", "seconds", "better", "left_out")
         return {
             **{part: getattr(self, part) for part in parts},
             "lost": list(self.lost),
+            "skipped": list(self.skipped),
             "figures": {name: None if math.isnan(value) else value for name, value in self.figures.items()},
             "per_class": self.tables.get("per_class", []),
         }
@@ -120,8 +127,8 @@ def evaluate(
     Args:
         limit: only so many pictures, from the start.
         keep: numbers of pictures whose truth and prediction the report holds, for `overlays`.
-        lost_share: of the set that may be impossible to read; such pictures are counted, named and left out. None of a
-            benchmark's may, or its figure is another benchmark's.
+        lost_share: of the set that may be impossible to read or to predict; such pictures are counted, named and left
+            out. None of a benchmark's may, or its figure is another benchmark's.
         threads: that read ahead.
         metric: another than the task's own.
         progress: called as pictures are done.
@@ -139,24 +146,28 @@ def evaluate(
     start, wanted, lost = time.perf_counter(), frozenset(keep), list[str]()
     kept: list[tuple[Sample, Prediction]] = []
     for place, sample in enumerate(_read(dense_set, count, threads)):
-        if isinstance(sample, str):
-            lost.append(sample)
+        prediction = sample if isinstance(sample, str) else _predicted(predictor, sample)
+        if isinstance(sample, str) or isinstance(prediction, str):
+            lost.append(str(prediction))
             check_lost(len(lost), count, lost, what=dense_set.name, share=lost_share)
         else:
-            prediction = predictor(sample.image)
             metric.add(prediction, sample)
             if place in wanted:
                 kept.append((sample, prediction))
         if progress:
             progress(place + 1, count)
     result = metric.result()
+    skipped = tuple(result.pop("skipped", ()))
     return Report(
         subject=predictor.name,
         set=dense_set.name,
         task=dense_set.task,
         fingerprint=dense_set.fingerprint,
-        n=count - len(lost),
+        protocol=getattr(predictor, "protocol", ""),
+        left_out=dict(getattr(dense_set, "skipped", {})),
+        n=count - len(lost) - len(skipped),
         lost=tuple(lost),
+        skipped=skipped,
         seconds=time.perf_counter() - start,
         better=metric.better,
         figures=result.pop("figures"),
@@ -183,8 +194,8 @@ def read_report(folder: Path) -> Report:
             read = csv.DictReader(io.StringIO((folder / "per_picture.csv").read_text(encoding="utf-8")))
             tables["per_picture"] = [{name: _number(name, text) for name, text in row.items()} for row in read]
         figures = {name: math.nan if value is None else float(value) for name, value in values.pop("figures").items()}
-        lost = tuple(values.pop("lost"))
-        return Report(**values, figures=figures, lost=lost, labels=tuple(labels), tables=tables)
+        lost, skipped = tuple(values.pop("lost")), tuple(values.pop("skipped", ()))
+        return Report(**values, figures=figures, lost=lost, skipped=skipped, labels=tuple(labels), tables=tables)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder} holds no evaluation that can be read ({error}): evaluate the checkpoint again."
@@ -248,6 +259,14 @@ def _fitting(predictor: Predictor, dense_set: DenseSet) -> None:
             f"{predictor.name} knows {len(said)} classes and {dense_set.name} has {len(true)}{first}: evaluate on a "
             "set of the classes that it was finetuned on."
         )
+
+
+def _predicted(predictor: Predictor, sample: Sample) -> Prediction | str:
+    """What is said of a picture, or why nothing is."""
+    try:
+        return predictor(sample.image)
+    except ImageError as error:
+        return f"{sample.name}: {error}"
 
 
 def _read(dense_set: DenseSet, count: int, threads: int) -> Iterator[Sample | str]:

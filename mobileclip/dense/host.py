@@ -17,22 +17,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mobileclip.dense.config import Task
 from mobileclip.dense.samples import Array, Depths, Segmented
 from mobileclip.errors import ImageError
+from mobileclip.preprocessing import MAX_PIXELS
 
 BAND = 1 << 21
 """Values that are enlarged at once."""
 MOST_PIXELS = 25_000_000
-"""Largest picture that is predicted: 100 masks of it are 2.5 GB. `mobileclip predict` makes larger ones smaller."""
+"""Largest picture whose objects are predicted: 100 masks of it are 2.5 GB. `mobileclip predict` makes larger ones of
+every task smaller, since it also draws them."""
 
 Floats = npt.NDArray[np.float32]
 
 
-def checked(image: Array) -> npt.NDArray[np.uint8]:
+def checked(image: Array, task: Task = "detection") -> npt.NDArray[np.uint8]:
     """`image` as it must be: RGB uint8 [H, W, 3], at least 1 x 1.
 
     Raises:
-        ImageError: another shape or type, or more than `MOST_PIXELS`.
+        ImageError: another shape or type, or more pixels than are read, of detection more than `MOST_PIXELS`.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ImageError(
@@ -40,10 +43,10 @@ def checked(image: Array) -> npt.NDArray[np.uint8]:
             "least 1 x 1 pixels."
         )
     height, width = image.shape[:2]
-    if height * width > MOST_PIXELS:
+    most = MOST_PIXELS if task == "detection" else MAX_PIXELS
+    if height * width > most:
         raise ImageError(
-            f"the picture is {width} x {height}: at most {MOST_PIXELS:,} pixels are predicted at once; make it smaller "
-            "first."
+            f"the picture is {width} x {height}: at most {most:,} pixels are predicted at once; make it smaller first."
         )
     return image
 

@@ -11,7 +11,7 @@ does, unlike a mean over pictures. Figures of depth are the opposite: each is of
 Legend: K classes; H, W rows and columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -25,6 +25,8 @@ EIGEN_CROP = (45, 471, 41, 601)
 """Rows and columns (first, behind the last) of 480 x 640 that count (BTS and its followers: `eigen_crop`)."""
 EIGEN_SIZE = (480, 640)
 """The only size that the crop is defined for."""
+AT_ONCE = 1 << 22
+"""Pixels that are measured together: of a picture of 12,000 x 9,000 the numbers never all exist at once."""
 DEPTH_FIGURES = ("rmse", "d1", "d2", "d3", "abs_rel", "sq_rel", "rmse_log", "log10", "silog")
 """What is said of a depth map. `d1` to `d3` are shares: higher is better; all others are errors."""
 
@@ -72,18 +74,24 @@ class SegmentationMetric:
         if sample.labels is None:
             raise DataError(f"{sample.name} has no labels: open the set for segmentation.")
         _same_size(sample.name, prediction.labels.shape, sample.labels.shape)
-        count = len(self.labels)
-        counted = sample.labels != IGNORE
-        truth, said = sample.labels[counted], prediction.labels[counted]
+        found = np.zeros_like(self.confusion)
+        for part in _parts(sample.labels.shape):
+            found += self._counted(prediction.labels[part], sample.labels[part], sample.name)
+        self.confusion += found
+        self.pictures += 1
+
+    def _counted(self, said: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.int64]:
+        """Some rows of a picture as counts [K, K]."""
+        count, counted = len(self.labels), truth != IGNORE
+        truth, said = truth[counted], said[counted]
         for what, found in (("truth", truth), ("prediction", said)):
             if found.size and int(found.max()) >= count:
                 raise DataError(
-                    f"the {what} of {sample.name} holds class {int(found.max())}: 0 to {count - 1} are allowed (and "
+                    f"the {what} of {name} holds class {int(found.max())}: 0 to {count - 1} are allowed (and "
                     f"{IGNORE} in the truth); take the labels that belong to the set."
                 )
         joint = truth.astype(np.int32) * count + said
-        self.confusion += np.bincount(joint, minlength=count * count).reshape(count, count)
-        self.pictures += 1
+        return np.bincount(joint, minlength=count * count).reshape(count, count)
 
     def merge(self, other: "SegmentationMetric") -> None:
         """Take in all that another one of the same classes has taken in."""
@@ -166,10 +174,8 @@ class DepthMetric:
         if not counted.any():
             self.skipped.append(sample.name)
             return
-        low, high = self.range
-        said = np.nan_to_num(prediction.metres[counted].astype(np.float64), nan=low, posinf=high, neginf=low)
-        truth = sample.depth[counted].astype(np.float64)
-        self.rows.append({"name": sample.name, "pixels": truth.size, **_depth_figures(np.clip(said, low, high), truth)})
+        said, truth = prediction.metres[counted], sample.depth[counted]
+        self.rows.append({"name": sample.name, "pixels": truth.size, **_depth_figures(said, truth, self.range)})
 
     def counted(self, depth: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """[H, W]: which pixels of a truth count."""
@@ -203,21 +209,46 @@ class DepthMetric:
         }
 
 
-def _depth_figures(said: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> dict[str, float]:
+def _depth_figures(
+    said: npt.NDArray[np.float32], truth: npt.NDArray[np.float32], limits: tuple[float, float]
+) -> dict[str, float]:
     """Of pixels [N], both in metres: Eigen et al. 2014, section 4.2; `silog` is KITTI's, times 100; `log10` the mean of
     |log10 p - log10 g| (Make3D)."""
-    ratio = np.maximum(said / truth, truth / said)
-    off = said - truth
-    logs = np.log(said) - np.log(truth)
+    sums = dict.fromkeys(("off2", "d1", "d2", "d3", "abs_rel", "sq_rel", "log2", "log1", "log"), 0.0)
+    for p, g in _within(said, truth, limits):
+        ratio, off, logs = np.maximum(p / g, g / p), p - g, np.log(p) - np.log(g)
+        for power in (1, 2, 3):
+            sums[f"d{power}"] += float(np.sum(ratio < 1.25**power))
+        for name, values in (("off2", off**2), ("abs_rel", np.abs(off) / g), ("sq_rel", off**2 / g)):
+            sums[name] += float(np.sum(values))
+        for name, values in (("log2", logs**2), ("log1", np.abs(logs)), ("log", logs)):
+            sums[name] += float(np.sum(values))
+    mean = {name: value / truth.size for name, value in sums.items()}
+    spread = sum(float(np.sum((np.log(p) - np.log(g) - mean["log"]) ** 2)) for p, g in _within(said, truth, limits))
     return {
-        "rmse": float(np.sqrt(np.mean(off**2))),
-        **{f"d{power}": float(np.mean(ratio < 1.25**power)) for power in (1, 2, 3)},
-        "abs_rel": float(np.mean(np.abs(off) / truth)),
-        "sq_rel": float(np.mean(off**2 / truth)),
-        "rmse_log": float(np.sqrt(np.mean(logs**2))),
-        "log10": float(np.mean(np.abs(logs)) / np.log(10)),
-        "silog": float(100 * np.std(logs)),
+        "rmse": float(np.sqrt(mean["off2"])),
+        **{name: mean[name] for name in ("d1", "d2", "d3", "abs_rel", "sq_rel")},
+        "rmse_log": float(np.sqrt(mean["log2"])),
+        "log10": float(mean["log1"] / np.log(10)),
+        "silog": float(100 * np.sqrt(spread / truth.size)),
     }
+
+
+def _within(
+    said: npt.NDArray[np.float32], truth: npt.NDArray[np.float32], limits: tuple[float, float]
+) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """Predictions inside the limits, and their truth, `AT_ONCE` pixels at a time."""
+    low, high = limits
+    for first in range(0, truth.size, AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        known = np.nan_to_num(said[part].astype(np.float64), nan=low, posinf=high, neginf=low)
+        yield np.clip(known, low, high), truth[part].astype(np.float64)
+
+
+def _parts(size: tuple[int, ...]) -> Iterator[slice]:
+    """Rows of a picture, about `AT_ONCE` pixels at a time."""
+    step = max(AT_ONCE // size[1], 1)
+    return (slice(top, top + step) for top in range(0, size[0], step))
 
 
 def _same_size(name: str, said: tuple[int, ...], truth: tuple[int, ...]) -> None:

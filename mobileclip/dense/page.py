@@ -87,12 +87,12 @@ def _body(
         every |= _measured(report)
     if recipe:
         every["recipe"] = section("Recipe", _facts(recipe), id_="recipe")
-    lost = [] if report is None else [f"{name}" for name in report.lost]
-    said = [el("li", el("b", "note"), note) for note in notes]
-    if lost:
-        said.append(el("li", el("b", "not measured"), f"{len(lost)} pictures: {'; '.join(lost[:5])}", class_="warning"))
+    said = [el("li", el("b", "note"), note) for note in notes] + ([] if report is None else _unmeasured(report))
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    about = "Nothing is measured yet" if report is None else f"{report.subject} on {report.set} ({report.task})"
+    about = "Nothing is measured yet"
+    if report is not None:
+        seen = f"; {report.protocol}" if report.protocol else ""
+        about = f"{report.subject} on {report.set} ({report.task}{seen})"
     links = [el("a", name, href=f"#{name}") for name, part in every.items() if part]
     return [
         el("h1", title),
@@ -106,6 +106,18 @@ def _body(
         ),
         el("footer", f"mobileclip {mobileclip.__version__}"),
     ]
+
+
+def _unmeasured(report: Report) -> list[Markup]:
+    """A notice for each kind of picture that is in no figure."""
+    out: list[Markup] = []
+    for what, names in (("not measured", report.lost), ("without truth", report.skipped)):
+        if names:
+            out.append(el("li", el("b", what), f"{len(names):,} pictures: {'; '.join(names[:5])}", class_="warning"))
+    if report.left_out:
+        told = ", ".join(f"{count:,} x {reason}" for reason, count in report.left_out.items())
+        out.append(el("li", el("b", "left out of the set"), told))
+    return out
 
 
 def _measured(report: Report) -> dict[str, Markup]:

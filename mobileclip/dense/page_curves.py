@@ -16,6 +16,10 @@ Series = Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
 MOST = 400
 """Points of a curve; more are averaged in runs."""
 
+FIGURE = "val/"
+"""What names of figures on the validation set begin with."""
+
+_FIGURES = 4  # of them that are not folded away
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 480, 210, 52, 24, 10
 _LAST = ("lr", "epoch", "gradient_norm", "images_s", "wait_share", "memory_gb")
 _HIDDEN = ("epoch", "memory_gb", "step")
@@ -41,14 +45,27 @@ def read_log(path: Path) -> Series:
 
 
 def curves(series: Series, metric: str, better: str) -> Markup:
-    """The loss and its parts, the task's metric on the validation set, the rate, the gradient's norm, the speed."""
+    """The loss and its parts, the task's metric on the validation set, the rate, the gradient's norm, the speed; the
+    set's further figures are folded away, and those that COCO calls -1, of objects that it has none of, are left out.
+    """
     first = [f"val/{metric}", "loss"]
-    others = [name for name in series if name not in (*first, *_LAST, *_HIDDEN)]
-    order = [*first, *others, *(name for name in _LAST if name not in _HIDDEN)]
+    others = [name for name in series if name not in (*first, *_LAST, *_HIDDEN) and not _nothing(name, series[name][1])]
+    figures = [name for name in others if name.startswith(FIGURE)]
+    main, folded = figures[: _FIGURES - 1], figures[_FIGURES - 1 :]
+    parts = [name for name in others if name not in figures]
+    order = [*first, *main, *parts, *(name for name in _LAST if name not in _HIDDEN)]
     charts = [
         _chart(name, *series[name], better if name == first[0] else "") for name in order if len(series.get(name, ()))
     ]
-    return el("div", charts, class_="charts") if charts else Markup("")
+    if not charts:
+        return Markup("")
+    more = [_chart(name, *series[name], "") for name in folded]
+    unfolded = el("details", el("summary", f"{len(more)} further figures"), el("div", more, class_="charts"))
+    return el("div", el("div", charts, class_="charts"), unfolded if more else None)
+
+
+def _nothing(name: str, values: npt.NDArray[np.float64]) -> bool:
+    return name.startswith(FIGURE) and bool((values == -1).all())
 
 
 def _chart(name: str, steps: npt.NDArray[np.float64], values: npt.NDArray[np.float64], better: str) -> Markup:

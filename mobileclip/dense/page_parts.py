@@ -38,6 +38,7 @@ STYLE = """
 
 _SHOWN = 20  # classes and confusions that are not folded away
 _LARGEST, _SMALLEST = 512, 320  # pixels of a picture's long side
+_DRAWN = 2048  # of the long side at which a picture is drawn, at most
 _SHARES = frozenset(("mIoU", "aAcc", "mAcc", "d1", "d2", "d3"))
 _METRES = frozenset(("rmse",))
 _MAIN = ("iou", "box_ap")
@@ -139,7 +140,7 @@ def shots(kept: Sequence[tuple[Sample, Prediction]], labels: Sequence[str]) -> l
     """Each picture, its truth, what was said, and where that is wrong."""
     out: list[Part] = []
     for sample, prediction in kept:
-        sample, prediction = _enlarged(sample, prediction)
+        sample, prediction = _enlarged(*_reduced(sample, prediction))
         low, high = depth_colours(sample.depth)[1] if sample.depth is not None else (None, None)
         drawn: list[tuple[str, Colours | None]] = [
             ("picture", sample.image),
@@ -182,6 +183,30 @@ def _swatch(kind: int) -> Markup:
     colour = "#" + bytes(palette(IGNORE)[kind % IGNORE]).hex()
     square = el("rect", width=11, height=11, rx=2, fill=colour)
     return el("svg", square, width=11, height=11, class_="swatch", aria_hidden="true")
+
+
+def _reduced(sample: Sample, prediction: Prediction) -> tuple[Sample, Prediction]:
+    """Every so many pixels of large pictures, which are shown much smaller: drawing costs memory a pixel."""
+    step = -(-max(sample.image.shape[:2]) // _DRAWN)
+    if step == 1:
+        return sample, prediction
+    few, things = (slice(None, None, step),) * 2, sample.objects
+    if things is not None:
+        things = replace(things, boxes=things.boxes / step, masks=things.masks[:, *few])
+    sample = replace(
+        sample,
+        image=np.ascontiguousarray(sample.image[few]),
+        labels=None if sample.labels is None else sample.labels[few],
+        depth=None if sample.depth is None else sample.depth[few],
+        objects=things,
+    )
+    match prediction:
+        case Segmented(labels=labels):
+            return sample, Segmented(labels=labels[few])
+        case Depths(metres=metres):
+            return sample, Depths(metres=metres[few])
+        case Detected(boxes=boxes, masks=masks):
+            return sample, replace(prediction, boxes=boxes / step, masks=masks[:, *few])
 
 
 def _enlarged(sample: Sample, prediction: Prediction) -> tuple[Sample, Prediction]:

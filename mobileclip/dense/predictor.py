@@ -40,9 +40,12 @@ LONGEST = 4
 class ModelPredictor:
     """A `DenseModel` as a `Predictor`; made by `predictor`."""
 
-    def __init__(self, model: DenseModel, views: Sequence[View] | Detecting, *, name: str, bf16: bool) -> None:
+    def __init__(
+        self, model: DenseModel, views: Sequence[View] | Detecting, *, name: str, protocol: str, bf16: bool
+    ) -> None:
         self.model = model
         self.name = name
+        self.protocol = protocol
         self.task: Task = model.config.task
         self.labels = model.config.labels
         self.category_ids = model.config.category_ids or tuple(range(len(model.config.labels)))
@@ -51,12 +54,12 @@ class ModelPredictor:
         self._bf16 = bf16
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> Prediction:
-        """RGB uint8 [H, W, 3] of any size up to `host.MOST_PIXELS`.
+        """RGB uint8 [H, W, 3] of any size that `host.checked` takes.
 
         Raises:
             ImageError: another shape or type, or too many pixels.
         """
-        image = checked(image)
+        image = checked(image, self.task)
         size = (image.shape[0], image.shape[1])
         with self._computing():
             if isinstance(self._views, Detecting):
@@ -136,7 +139,8 @@ def predictor(
         views = _views(config.task, mode, size, _pair(crop), _pair(stride), tuple(scales), flip)
     origin = "" if model.origin is None else f" ({model.origin.source})"
     model = model if device is None else model.to(device)
-    return ModelPredictor(model, views, name=name or config.name + origin, bf16=bf16)
+    protocol = mode + (" + multi-scale" if len(scales) > 1 else "") + (" + flip" if flip else "")
+    return ModelPredictor(model, views, name=name or config.name + origin, protocol=protocol, bf16=bf16)
 
 
 def _views(

@@ -64,6 +64,7 @@ class ZeroShotPredictor:
         centre: take the mean of the picture out of the features, and of the classes out of theirs.
         """
         self.name, self.labels = name, tuple(labels)
+        self.protocol = "fixed" if isinstance(view, Fixed) else "whole"
         self.task: Task = "segmentation"
         self.category_ids = tuple(range(len(self.labels)))
         self._features, self._view, self._centre = features, view, centre
@@ -75,7 +76,7 @@ class ZeroShotPredictor:
         Raises:
             ImageError: another shape or type, or too many pixels.
         """
-        image = checked(image)
+        image = checked(image, self.task)
         with torch.no_grad():
             cosines = self._view(self._cosines, image)  # [K, h, w]
         return Segmented(labels=best_class([cosines], (image.shape[0], image.shape[1])))

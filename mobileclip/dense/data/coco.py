@@ -5,8 +5,8 @@
 
 Classes are the categories in the order of their ids, which `category_ids` keeps (COCO: 80 of 1..90). Pictures without
 an object that is no crowd are left out of `train` and counted; crowds stay, for evaluation, and the transforms drop
-them. Boxes are cut at the picture's edge; those without area are left out and counted. An object without a mask has its
-box as one.
+them. Pictures that are too large to predict a hundred masks of are left out of every other split and counted. Boxes are
+cut at the picture's edge; those without area are left out and counted. An object without a mask has its box as one.
 
 Source: cocodataset.org, "Data format"; Lin et al., arXiv:1405.0312.
 """
@@ -20,8 +20,10 @@ import numpy.typing as npt
 from mobileclip.dense.config import Task
 from mobileclip.dense.data import coco_json, masks, reading
 from mobileclip.dense.data.skipping import Skipped
+from mobileclip.dense.host import MOST_PIXELS
 from mobileclip.dense.samples import Objects, Sample
 from mobileclip.errors import DataError
+from mobileclip.preprocessing import MAX_PIXELS
 
 WANTED = (
     "annotations/instances_{train,val}2017.json with {train,val}2017/, instances.json with images/, "
@@ -62,7 +64,9 @@ class CocoSet:
         count = said.start[1:] - said.start[:-1]
         single = np.concatenate(([0], np.cumsum(said.crowd == 0)))
         empty = single[said.start[1:]] == single[said.start[:-1]]
-        large = count * said.sizes.prod(axis=1, dtype=np.int64) > MAX_MASKS
+        pixels = said.sizes.prod(axis=1, dtype=np.int64)
+        large = count * pixels > MAX_MASKS
+        unseen = pixels > (MAX_PIXELS if self._made[2] == "train" else MOST_PIXELS)
         there = _Files(images)
         chosen = []
         for index in range(len(said.ids)):
@@ -71,6 +75,8 @@ class CocoSet:
                 self.skipped.add("image without an object", name)
             elif large[index]:
                 self.skipped.add("image too large for masks of all its objects", name)
+            elif unseen[index]:
+                self.skipped.add(f"image of more than {MOST_PIXELS:,} pixels, whose objects are not predicted", name)
             elif not there.has(name):
                 self.skipped.add("image that is not there", name)
             else:

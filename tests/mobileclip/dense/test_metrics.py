@@ -121,6 +121,29 @@ def test_the_truth_itself_is_perfect(truth: np.ndarray) -> None:
     assert figures["mIoU"] == 1.0 or (truth == 255).all()
 
 
+def test_depth_equals_scikit_learn() -> None:
+    """Each figure that it has, of a picture, then the mean over the pictures; holes count nowhere."""
+    generator = np.random.default_rng(3)
+    metric, expected = DepthMetric(), []
+    for shape in ((12, 9), (7, 30)):
+        truth = generator.uniform(0.5, 9, shape).astype(np.float32)
+        truth[generator.random(shape) < 0.3] = 0
+        answer = generator.uniform(0.5, 9, shape).astype(np.float32)
+        metric.add(metres(answer), deep(truth))
+        p, g = answer[truth > 0].astype(np.float64), truth[truth > 0].astype(np.float64)
+        expected.append(
+            (
+                sklearn.root_mean_squared_error(g, p),
+                sklearn.mean_absolute_percentage_error(g, p),
+                sklearn.root_mean_squared_error(np.log(g), np.log(p)),
+                sklearn.mean_absolute_error(np.log10(g), np.log10(p)),
+            )
+        )
+    found = metric.result()["figures"]
+    names = ("rmse", "abs_rel", "rmse_log", "log10")
+    assert [found[name] for name in names] == pytest.approx(np.mean(expected, 0).tolist())
+
+
 def test_depth_by_hand() -> None:
     metric = DepthMetric()
     metric.add(metres(np.array([[1.0, 2.0, 5.0]])), deep(np.array([[2.0, 2.0, 4.0]])))

@@ -17,6 +17,7 @@ from mobileclip.dense.evaluation import Report, evaluate, read_report
 from mobileclip.dense.model import build
 from mobileclip.dense.page import write, write_report
 from mobileclip.dense.page_curves import curves, read_log
+from mobileclip.dense.page_parts import _reduced
 from mobileclip.dense.predictor import predictor
 from mobileclip.dense.samples import Depths, Detected, Objects, Sample, Segmented
 from mobileclip.errors import DataError
@@ -182,6 +183,53 @@ def test_curves_of_little(tmp_path: Path) -> None:
     series = read_log(tmp_path / "log.jsonl")
     assert series["loss"][1].tolist() == [2.0]
     assert "NaN" not in curves(series, "mIoU", "higher")
+
+
+def test_curves_of_many_figures() -> None:
+    """A set's own figure and three more are seen at once; what COCO calls -1 is no curve."""
+    names = ["box_ap", "mask_ap", "box_ap50", "box_ap75", "box_ar1", "box_ar10"]
+    series = {f"val/{name}": (np.array([1.0, 2.0]), np.array([0.1, 0.2])) for name in names}
+    series |= {"val/box_ap_large": (np.array([1.0, 2.0]), np.array([-1.0, -1.0]))}
+    text = curves(series | {"loss": (np.array([1.0]), np.array([2.0]))}, "box_ap", "higher")
+    seen, _, folded = text.partition("<details>")
+    assert (seen.count("<polyline"), folded.count("<polyline")) == (5, 2)
+    assert "2 further figures" in folded
+    assert "ap_large" not in text
+
+
+def test_large_pictures_are_drawn_small() -> None:
+    """Every third pixel of 5,000: the truth, the boxes and the masks stay where they are in the picture."""
+    image = np.zeros((30, 5000, 3), np.uint8)
+    mask = np.zeros((1, 30, 5000), bool)
+    mask[0, 6:24, 1200:3000] = True
+    things = Objects(
+        boxes=np.array([[1200, 6, 3000, 24]], np.float32),
+        classes=np.array([1]),
+        masks=mask,
+        crowd=np.array([False]),
+        area=mask.sum((1, 2)).astype(np.float32),
+    )
+    said = Detected(boxes=things.boxes, scores=np.array([0.5], np.float32), classes=things.classes, masks=mask)
+    small, answer = _reduced(Sample(name="a", image=image, objects=things), said)
+    assert small.image.shape == (10, 1667, 3)
+    assert small.objects is not None
+    assert isinstance(answer, Detected)
+    for one in (small.objects, answer):
+        assert one.boxes.tolist() == [[400, 2, 1000, 8]]
+        assert one.masks[0, 2:8, 400:1000].all()
+        assert one.masks.sum() == 6 * 600
+    labels, metres = np.zeros((30, 5000), np.uint8), np.zeros((30, 5000), np.float32)
+    labels[:, 3000:], metres[:, 3000:] = 1, 2
+    sample, seen = _reduced(Sample(name="a", image=image, labels=labels), Segmented(labels=labels))
+    assert isinstance(seen, Segmented)
+    assert sample.labels is not None
+    assert (sample.labels[0, 999:1001].tolist(), seen.labels[0, 999:1001].tolist()) == ([0, 1], [0, 1])
+    deep, far = _reduced(Sample(name="a", image=image, depth=metres), Depths(metres=metres))
+    assert isinstance(far, Depths)
+    assert deep.depth is not None
+    assert (deep.depth[0, 1000], far.metres[0, 1000]) == (2, 2)
+    plain = Sample(name="a", image=image[:, :2048], labels=labels[:, :2048])
+    assert _reduced(plain, seen) == (plain, seen)
 
 
 def test_a_browser_draws_it(run: Path, tmp_path: Path) -> None:

@@ -296,17 +296,32 @@ def test_the_command_evaluates_and_compares(tmp_path: Path, capsys: pytest.Captu
     args = ["evaluate", *subjects, "--dense", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
     assert cli.main([*args, "--json", "--mode", "slide", "--flip", "--limit", "3"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["protocol"] == "slide + flip"
-    first, second = said["results"]
-    assert (first["n"], first["subject"]) == (3, subjects[0])
-    change = said["compared"][0]["change"]["mIoU"]
-    assert change == pytest.approx(second["figures"]["mIoU"] - first["figures"]["mIoU"])
+    ways = ["slide", "slide + flip"]  # averages never stand alone
+    assert [(row["subject"], row["protocol"]) for row in said["results"]] == [
+        (subject, way) for subject in subjects for way in ways
+    ]
+    assert {row["n"] for row in said["results"]} == {3}
+    figures = [row["figures"]["mIoU"] for row in said["results"]]
+    assert [row["protocols"] for row in said["compared"]] == [ways, ["slide"] * 2, ["slide + flip"] * 2]
+    assert [row["change"]["mIoU"] for row in said["compared"]] == pytest.approx(
+        [figures[1] - figures[0], figures[2] - figures[0], figures[3] - figures[1]]
+    )
     folders = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert [name[0] for name in folders] == ["1", "2"]
-    files = {path.name for path in (tmp_path / "out" / folders[0]).iterdir()}
-    assert files == {"report.html", "report.json", "per_class.csv", "confusion.csv"}
+    assert [(name[0], name.endswith("-flip")) for name in folders] == [
+        ("1", False),
+        ("1", True),
+        ("2", False),
+        ("2", True),
+    ]
+    for name, way in zip(folders, ways, strict=False):
+        files = {path.name for path in (tmp_path / "out" / name).iterdir()}
+        assert files == {"report.html", "report.json", "per_class.csv", "confusion.csv"}
+        assert f"(segmentation; {way})" in (tmp_path / "out" / name / "report.html").read_text()
+    (tmp_path / "set" / "masks" / "val" / "0.png").unlink()
     assert cli.main(args) == 0
     shown = capsys.readouterr().out
     assert "mIoU: higher is better" in shown
-    assert "change from" in shown
+    assert "changes" in shown
     assert "report.html" in shown
+    assert "left out of set/val: 1 x image without a mask (first '" in shown
+    assert "left out of the set" in (tmp_path / "out" / folders[0] / "report.html").read_text()
