@@ -201,9 +201,10 @@ class _Dense:
             self.report = None
 
     def ended(self, say: Callable[[str], None]) -> None:
-        skipped = getattr(self.train_set, "skipped", None)
-        if skipped:
-            say(f"left out of {self.train_set.name}: {skipped.sentence()}")
+        for one in (self.train_set, self.val_set):
+            skipped = getattr(one, "skipped", None)
+            if one is not None and skipped:
+                say(f"left out of {one.name}: {skipped.sentence()}")
 
     def _saved(self, groups: Groups) -> DenseModel:
         """The model that is evaluated and saved; with rounding, if it trains so."""

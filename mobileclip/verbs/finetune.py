@@ -1,6 +1,7 @@
 """`mobileclip finetune`."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,8 +40,8 @@ class Finetune:
     """Train a finetuned checkpoint further with the rounding of int8 artifacts."""
     data: str = ""
     """Folder or file of the data set; `mobileclip inspect` checks it."""
-    out: Path
-    """Folder of the run; one that holds this run already is gone on with."""
+    out: Path | None = None
+    """Folder of the run; one that holds this run already is gone on with. Only --show needs none."""
     val: str = ""
     """Another data set to evaluate on; none: no evaluation."""
     labels: float | None = None
@@ -63,21 +64,22 @@ class Finetune:
             print(json.dumps(recipe.as_dict(), indent=1))
             return 0
         require_sources(recipe)
+        if self.out is None:
+            raise TrainingError("a run needs --out with its folder; only --show does without.")
         if self.sweep_steps and not self.sweep:
             raise TrainingError("--sweep-steps shortens the runs of a sweep: give --sweep with learning rates as well.")
-        from mobileclip.distributed import rank
-
+        speaks = os.environ.get("RANK", "0") == "0"  # the group has been left when a run is over
         if self.sweep:
             from mobileclip.dense.sweep import sweep
 
             found = sweep(recipe, self.sweep, out=self.out, steps=self.sweep_steps)
-            if rank() == 0:
+            if speaks:
                 _tell_sweep(found, self.json)
             return 0
         from mobileclip.dense.finetune import finetune
 
         checkpoint = finetune(recipe, out=self.out)
-        if rank() == 0:
+        if speaks:
             from mobileclip.dense.page import write
 
             page = write(self.out)

@@ -5,6 +5,8 @@ import math
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import get_context
@@ -373,6 +375,19 @@ def test_the_command(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert record["pictures"] == 6
     assert cli.main([*args, "--out", str(tmp_path / "run")]) == 0
     assert "step 2 of 2; `mobileclip evaluate`, `predict` and `export` take this folder." in capsys.readouterr().out
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "mobileclip.cli"]
+    done = subprocess.run(
+        [*torchrun, *args, "--out", str(tmp_path / "run")], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.count("step 2 of 2; ") == 1, "one of two ranks speaks"
+    assert cli.main([*args, "--show"]) == 0
+    assert json.loads(capsys.readouterr().out)["labels"] == 0.5
+    assert cli.main(args) == 2
+    assert "a run needs --out with its folder; only --show does without." in capsys.readouterr().err
     assert cli.main([*args, "--out", str(tmp_path / "lr"), "--sweep", "1e-3"]) == 0
     out = capsys.readouterr().out
     assert "mIoU, higher is better" in out
