@@ -195,6 +195,16 @@ def drawn(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def round_marks(low: float, high: float) -> list[tuple[float, str]]:
+    """Round numbers between two, three to eight of them, and how they are written."""
+    power = math.floor(math.log10((high - low) / 3))
+    step = max(s for s in (10.0**power, 2 * 10.0**power, 5 * 10.0**power) if s <= (high - low) / 3)
+    return [
+        (place * step, f"{place * step:.{max(-power, 0)}f}")
+        for place in range(math.ceil(low / step), math.floor(high / step) + 1)
+    ]
+
+
 def _panel(rows: Sequence[dict[str, Any]], place: int) -> Markup:
     task = rows[0]["task"]
     values: list[float] = [row["figure"] for row in rows]
@@ -213,8 +223,9 @@ def _panel(rows: Sequence[dict[str, Any]], place: int) -> Markup:
         el("text", f"{task}: {FIGURES[task]}", x=LEFT, y=TOP - 12, font_size=13, font_weight="bold"),
         el("path", d=f"M{LEFT} {TOP}V{TOP + HIGH}H{LEFT + WIDE}", stroke="#9ca3af", fill="none"),
     ]
-    for value in np.linspace(low, high, 4):
-        parts.append(el("text", f"{value:.2f}", x=LEFT - 6, y=y(value) + 4, font_size=10, text_anchor="end"))
+    for value, text in round_marks(low, high):
+        parts.append(el("text", text, x=LEFT - 8, y=y(value) + 4, font_size=10, text_anchor="end"))
+        parts.append(el("path", d=f"M{LEFT - 4} {y(value):.1f}H{LEFT}", stroke="#9ca3af"))
     for count in counts:
         parts.append(el("text", f"{count:,}", x=x(count), y=TOP + HIGH + 15, font_size=10, text_anchor="middle"))
     parts.append(

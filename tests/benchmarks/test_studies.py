@@ -9,6 +9,7 @@ import pytest
 from benchmarks import learning
 from benchmarks.__main__ import main, marks
 from benchmarks.captions_study import ARMS, FIGURES, auroc
+from benchmarks.dense_study import round_marks
 
 
 def test_the_step_of_both_trainers_has_one_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,6 +77,14 @@ def test_a_small_study_of_labels(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "| segmentation, mIoU | 16 |" in capsys.readouterr().out
     assert main(again) == 0
     assert json.loads((tmp_path / "dense_study.json").read_text())["rows"] == rows
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0455, 0.1215), (0.0, 1.0), (1.301, 1.412), (0.007, 0.028)])
+def test_marks_of_a_curve_are_the_numbers_that_they_say(low: float, high: float) -> None:
+    found = round_marks(low, high)
+    assert 3 <= len(found) <= 8
+    assert all(float(text) == pytest.approx(value, rel=1e-9) for value, text in found)
+    assert low <= found[0][0] < found[-1][0] <= high
 
 
 def test_auroc_is_the_share_of_pairs_in_order() -> None:
