@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from mobileclip.lazy import install
 
 if TYPE_CHECKING:
-    from benchmarks.host import measure as measure
+    from benchmarks.measure import measure as measure
 
-_HOME = {"measure": "host"}
+_HOME = {"measure": "measure"}
 __all__ = ["measure"]
 
 install(__name__, _HOME)

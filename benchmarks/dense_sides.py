@@ -207,7 +207,7 @@ def floor_ms(note: Mapping[str, Any], threads: int, repeats: int = 5) -> float:
 def peak_memory(folder: Path, threads: int) -> dict[str, float]:
     """MiB that a process needs for one artifact: `runtime` before it is loaded, `peak` after two runs."""
     files = [str(folder / told(folder)["file"]), str(folder / "input.npy")]
-    command = [sys.executable, "-m", "benchmarks.dense_peak", *files, TARGET, str(threads)]
+    command = [sys.executable, "-m", "benchmarks.peak", *files, TARGET, str(threads)]
     out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     found: dict[str, float] = json.loads(out.stdout.strip().splitlines()[-1])
     return found

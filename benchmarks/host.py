@@ -1,213 +1,259 @@
-"""Latency on this machine: a bundle's artifacts against a baseline, interleaved, each proved right before it is timed.
+"""This machine as a device: the runtimes' Python interfaces in one process, in turns.
 
 Figures of a host say how two files compare on this processor. They do not predict a phone.
 """
 
+import hashlib
+import json
 import os
+import platform
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from benchmarks import baselines, limits, results
-from benchmarks.sides import RUNNABLE, kind_of, model_name
-from benchmarks.timing import Samples, interleave, ratio_of_medians, timed
-from export.bundle import answers_of, read_array
-from export.manifest import Bundle
+from benchmarks import protocol
+from benchmarks.end_to_end import whole
+from benchmarks.protocol import MODEL_BENCH_ROUNDS, MODEL_BENCH_RUNS, Plan, Subject, in_rounds, model_bench
+from benchmarks.timing import alternate, timed
 from export.parity import compare_outputs, worst
-from export.reference import reference_subject
-from export.runtimes import NotHere, Session, open_artifact, tool_versions
-from export.targets import TARGETS, Kind
-from mobileclip.errors import GateFailed, MobileClipError, UnknownName
+from export.runtimes import NotHere, Session, open_artifact
+from mobileclip.errors import MobileClipError
+
+THERMAL_EVERY_S = 1.0
+"""Pause between two readings of the thermometer while sides are timed."""
 
 
-def measure(
-    bundle: str | Path,
-    *,
-    device: str = "host",
-    against: str = "swin_l",
-    targets: Sequence[str] | None = None,
-    views: Sequence[Kind] = ("image",),
-    runs: int = 40,
-    threads: int = 0,
-    out: str | Path | None = None,
-    cache: Path = baselines.CACHE,
-    progress: Callable[[str], None] = lambda line: None,
-) -> list[dict[str, Any]]:
-    """Time artifacts of a bundle against a baseline; one result each, also written to `out`.
+class Host:
+    """The machine that this runs on, as a `Device`."""
 
-    Args:
-        bundle: folder that `export` wrote.
-        against: a model's name (exported by our rules for the same target), `naive` (the plain export of the same
-        weights),
-            a target of the same bundle (`onnx`), or the folder of another bundle.
-        targets: of the bundle; those that run on a host when None.
-        views: of the bundle; a dense bundle's own view is timed where it has none of these.
-        runs: timed runs of each side.
-        threads: of both runtimes; 0 is one for each core.
+    def measure(self, subjects: Sequence[Subject], plan: Plan) -> dict[str, Any]:
+        """Time `subjects`, interleaved, in this process.
+
+        Raises:
+            MobileClipError: one of them needs a runtime that is not here.
+        """
+        clock = _Thermometer()
+        result: dict[str, Any] = {
+            "schema": protocol.SCHEMA_VERSION,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "device": about(),
+            "protocol": {
+                "order": "ABBA" if len(subjects) > 1 else "A",
+                "runs": plan.runs,
+                "seconds": plan.seconds,
+                "warmup_runs": plan.warmup_runs,
+                "warmup_s": plan.warmup_s,
+                "threads": plan.threads or os.cpu_count(),
+                "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+                "process": "python",
+                "fixed_performance": None,
+                "sustained_s": plan.sustained_s,
+            },
+            "thermal": clock.readings,
+            "state": "complete",
+            "problem": None,
+        }
+        clock.read("before")
+        opened = [_Opened(subject, plan) for subject in subjects]
+        result["sides"] = [item.side for item in opened]
+        wrong = [item.subject.name for item in opened if item.side["known_answer"]["right"] is False]
+        if wrong:
+            told = "; ".join(
+                f"{item.subject.name} gives a wrong known answer here ({item.side['known_answer']['db']:.1f} dB)"
+                for item in opened
+                if item.subject.name in wrong
+            )
+            return result | {"state": "wrong", "problem": f"{told}: a wrong artifact has no latency."}
+        try:
+            self._time(opened, plan, clock)
+        except KeyboardInterrupt:
+            clock.read("after")
+            return result | {"state": "partial", "problem": "Interrupted: what was measured until then is kept."}
+        clock.read("after")
+        return result
+
+    def _time(self, opened: "Sequence[_Opened]", plan: Plan, clock: "_Thermometer") -> None:
+        """Fill in the sides' samples, as far as it comes."""
+        times = alternate(
+            [item.forward for item in opened],
+            runs=plan.runs,
+            seconds=plan.seconds,
+            warmup_s=plan.warmup_s,
+            warmup_runs=plan.warmup_runs,
+            between=lambda: clock.read("during"),
+        )
+        for item, found in zip(opened, times, strict=True):
+            item.side["steady_ms"] = found
+            item.side["model_bench"] = {"mean_ms": model_bench(in_rounds(found)), "reloaded": False}
+        for item in opened:
+            if plan.end_to_end:
+                item.side["end_to_end"] = whole(item.subject, item.session, plan)
+            if plan.sustained_s:
+                item.side["sustained_ms"] = _sustained(item, plan.sustained_s, clock)
+            if plan.model_bench:
+                item.side["model_bench"] = _rounds(item, plan)
+            if plan.memory:
+                item.side["memory"] = memory_of(item.subject, plan.threads)
+
+
+class _Opened:
+    """A subject that is loaded and was held against its known answer."""
+
+    def __init__(self, subject: Subject, plan: Plan) -> None:
+        self.subject = subject
+        self.threads = plan.threads or os.cpu_count() or 1
+        start = time.perf_counter_ns()
+        self.session = load(subject, self.threads)
+        load_ms = (time.perf_counter_ns() - start) / 1e6
+        self.feed = fed(subject, self.session)
+        outputs: list[Any] = []
+        first_ms = timed(lambda: outputs.extend(self.session.run([self.feed])))
+        name, _, version = self.session.runtime.partition(" ")
+        self.side: dict[str, Any] = {
+            "name": subject.name,
+            "sha256": subject.entry["sha256"],
+            "bytes": subject.entry["bytes"],
+            "runtime": {
+                "name": name,
+                "version": version,
+                "provider": "xnnpack" if name == "executorch" else "cpu",
+                "threads": self.threads,
+            },
+            "known_answer": judged(subject, outputs),
+            "load_ms": load_ms,
+            "first_ms": first_ms,
+            "steady_ms": [],
+            "end_to_end": {"ms": [], "reason": "it was not asked for."},
+            "memory": {"peak_bytes": None},
+        }
+
+    def forward(self) -> object:
+        """One run of what is timed."""
+        return self.session.run([self.feed])
+
+
+def judged(subject: Subject, outputs: Sequence[Any]) -> dict[str, Any]:
+    """A device's outputs for the known input as `known_answer` of a side."""
+    hashes = [hashlib.sha256(np.ascontiguousarray(item).tobytes()).hexdigest() for item in outputs]
+    if not subject.expected:
+        return {"right": None, "sha256": hashes}
+    if len(outputs) != len(subject.expected) or any(
+        item.size != known.size for item, known in zip(outputs, subject.expected, strict=True)
+    ):
+        return {"right": False, "db": -400.0, "cosine": 0.0, "max_error": 0.0, "sha256": hashes}
+    shaped = [item.reshape(known.shape) for item, known in zip(outputs, subject.expected, strict=True)]
+    found = compare_outputs(shaped, list(subject.expected), subject.entry["outputs"])
+    right = all(item.passes(subject.gate) for item in found)
+    return {"right": right, **worst(found).as_dict(), "sha256": hashes}
+
+
+def load(subject: Subject, threads: int) -> Session:
+    """The artifact in its runtime here.
 
     Raises:
-        MobileClipError: nothing to time, or a baseline that is not there.
-        GateFailed: an artifact gives a wrong known answer; a wrong artifact has no latency.
+        MobileClipError: its runtime is not on this machine.
     """
-    if device != "host":
-        raise UnknownName("device", device, ["host"])
-    kind_of(against)
-    opened = Bundle.open(bundle)
-    count = threads or os.cpu_count() or 1
-    held = list(dict.fromkeys(entry["view"] for entry in opened.manifest["artifacts"]))
-    views = [kind for kind in held if kind in views] or [kind for kind in held if kind not in ("image", "text")]
-    if kind_of(against) == "model" and not set(views) <= {"image", "text"}:
-        raise MobileClipError(
-            f"{bundle} has a dense view ({', '.join(views)}), which the encoder {against} has not: compare it with "
-            "naive, a target, or the bundle of another dense model."
-        )
-    chosen = [
-        entry
-        for entry in opened.manifest["artifacts"]
-        if entry["target"] in (targets or RUNNABLE)
-        and entry["target"] in set(RUNNABLE) - {against}
-        and entry["view"] in views
-    ]
-    if not chosen:
-        raise MobileClipError(
-            f"{bundle} holds nothing to time on a host for {', '.join(targets or RUNNABLE)}: export it for "
-            f"{' or '.join(RUNNABLE)}."
-        )
-    floors = _floors(opened, {entry["view"] for entry in chosen}, count)
-    found = []
-    for entry in chosen:
-        other = _baseline(opened, entry, against, cache, progress)
-        result = _compare(opened, entry, other, runs, count) | {"against": against, **floors[entry["view"]]}
-        found.append(result)
-        ratio = result["ratio"]
-        progress(f"{result['a']['name']}: {ratio['value']:.2f} times as fast as {result['b']['name']}")
-        if out is not None:
-            name = f"{result['a']['name']}-against-{result['b']['name']}-{count}-threads".replace(" ", "-")
-            results.write(Path(out), name, result)
-    return found
-
-
-Side = tuple[str, Path, Mapping[str, Any], Bundle | None]
-"""(name, artifact, entry of its manifest, bundle with its known answer)."""
-
-
-def _baseline(
-    bundle: Bundle, entry: Mapping[str, Any], against: str, cache: Path, progress: Callable[[str], None]
-) -> Side:
-    kind = kind_of(against)
-    if kind == "naive":
-        path, other = baselines.naive(bundle, entry["view"], entry["target"], cache)
-        return f"{_model(bundle)} {entry['view']} {entry['target']} naive", path, other, None
-    if kind == "target":
-        return _side(bundle, entry["view"], against)
-    if kind == "model":
-        exported = baselines.exported(model_name(against), entry["target"], cache, progress)
-        return _side(exported, entry["view"], entry["target"])
-    return _side(Bundle.open(against), entry["view"], entry["target"])
-
-
-def _model(bundle: Bundle) -> str:
-    name: str = bundle.manifest["model"]["name"]
-    return name
-
-
-def _side(bundle: Bundle, view: Kind, target: str) -> Side:
-    for entry in bundle.manifest["artifacts"]:
-        if (entry["view"], entry["target"]) == (view, target):
-            return f"{_model(bundle)} {view} {target}", bundle.file(entry["file"]), entry, bundle
-    raise MobileClipError(
-        f"{bundle.path} holds no {view} artifact for {target} to compare with: export it with --to {target}."
-    )
-
-
-def _compare(bundle: Bundle, entry: Mapping[str, Any], other: Side, runs: int, threads: int) -> dict[str, Any]:
-    mine: Side = (f"{_model(bundle)} {entry['view']} {entry['target']}", bundle.file(entry["file"]), entry, bundle)
-    sessions = [_open(side, threads) for side in (mine, other)]
-    calls = []
-    firsts = []
-    parities = []
-    for side, (session, _) in zip((mine, other), sessions, strict=True):
-        feed, expected = _known(side, bundle, session)
-        firsts.append(timed(lambda session=session, feed=feed: session.run([feed])))  # type: ignore[misc]
-        parities.append(_proved(side, session, feed, expected))
-        calls.append(lambda session=session, feed=feed: session.run([feed]))
-    a, b = interleave(calls[0], calls[1], runs=runs)
-    sides = [
-        Samples(name=side[0], load_ms=load_ms, first_ms=first, steady_ms=tuple(steady))
-        for side, (_, load_ms), first, steady in zip((mine, other), sessions, firsts, (a, b), strict=True)
-    ]
-    return results.stamp() | {
-        "threads": threads,
-        "protocol": {"order": "ABBA", "runs": runs, "process": "one"},
-        "tools": dict(tool_versions()),
-        "a": _told(sides[0], mine, sessions[0][0], parities[0]),
-        "b": _told(sides[1], other, sessions[1][0], parities[1]),
-        "ratio": asdict(ratio_of_medians(sides[0].steady_ms, sides[1].steady_ms)),
-    }
-
-
-def _open(side: Side, threads: int) -> tuple[Session, float]:
-    start = time.perf_counter_ns()
     try:
-        session = open_artifact(side[1], side[2]["target"], threads)
+        return open_artifact(subject.file, subject.entry["target"], threads)
     except NotHere as reason:
-        raise MobileClipError(f"{side[0]} cannot be timed on this host: it needs {reason}.") from reason
-    return session, (time.perf_counter_ns() - start) / 1e6
+        raise MobileClipError(f"{subject.name} cannot be timed on this host: it needs {reason}.") from reason
 
 
-def _known(side: Side, bundle: Bundle, session: Session) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]] | None]:
-    """The known answer of a side; the naive export of a bundle's weights answers for the same input."""
-    view, owner = side[2]["view"], side[3] or bundle
-    answer = owner.manifest["known_answer"][view]
-    feed = read_array(owner.path, answer["input"]).astype(session.inputs[0].dtype)
-    expected = None if owner.manifest["preset"] == "open_clip" and side[3] is None else answers_of(owner.path, answer)
-    return feed, expected
+def fed(subject: Subject, session: Session) -> Any:
+    """The known input in the type that the session takes."""
+    return subject.feed.astype(session.inputs[0].dtype)
 
 
-def _proved(
-    side: Side, session: Session, feed: npt.NDArray[Any], expected: list[npt.NDArray[Any]] | None
-) -> Mapping[str, Any] | None:
-    if expected is None:
-        return None
-    outputs = compare_outputs(session.run([feed]), expected, side[2]["outputs"])
-    found = worst(outputs)
-    if not all(item.passes(TARGETS[side[2]["target"]].gate) for item in outputs):
-        raise GateFailed(
-            f"{side[0]} gives a wrong known answer here ({found.db:.1f} dB): a wrong artifact has no latency"
-        )
-    return found.as_dict()
+def memory_of(subject: Subject, threads: int) -> dict[str, int | None]:
+    """Resident memory of a process of its own that loads the artifact and runs it twice, in bytes: `start` is what the
+    runtime needs without any artifact."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "input.npy"
+        np.save(file, subject.feed)
+        command = [sys.executable, "-m", "benchmarks.peak", str(subject.file), str(file)]
+        command += [subject.entry["target"], str(threads or os.cpu_count() or 1)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"start_bytes": int(found["runtime"] * 2**20), "peak_bytes": int(found["peak"] * 2**20)}
 
 
-def _told(samples: Samples, side: Side, session: Session, parity: Mapping[str, Any] | None) -> dict[str, Any]:
-    entry = side[2]
+def about() -> dict[str, Any]:
+    """This machine as `device` of a result."""
+    cpu = platform.processor() or platform.machine()
+    info, memory = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+    flags: list[str] = []
+    if info.exists():
+        told = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        told = {key.strip(): value.strip() for key, value in told.items()}
+        cpu = told.get("model name", cpu)
+        flags = [flag for flag in told.get("flags", "").split() if flag.startswith(("avx", "amx", "fma"))]
+    total = int(memory.read_text().split()[1]) * 1024 if memory.exists() else None
     return {
-        "name": samples.name,
-        "runtime": session.runtime,
-        "sha256": entry["sha256"],
-        "bytes": entry["bytes"],
-        "delegates": entry["delegates"],
-        "loose": entry["loose"],
-        "parity": parity,
-        "load_ms": samples.load_ms,
-        "first_ms": samples.first_ms,
-        "p50_ms": samples.percentile(50),
-        "p90_ms": samples.percentile(90),
-        "p99_ms": samples.percentile(99),
-        "min_ms": float(np.min(samples.steady_ms)),
-        "steady_ms": list(samples.steady_ms),
+        "kind": "host",
+        "name": f"host, {platform.system()} {platform.machine()}",
+        "model": cpu,
+        "soc": None,
+        "os": platform.platform(),
+        "cores": os.cpu_count(),
+        "memory_bytes": total,
+        "details": {"isa": flags, "load": list(os.getloadavg())},
     }
 
 
-def _floors(bundle: Bundle, kinds: set[Kind], threads: int) -> dict[Kind, dict[str, Any]]:
-    """The GEMM floor of each view, measured in this very run."""
-    views = reference_subject(bundle, bundle.manifest["model"]["checkpoint"]["source"]).deployed()
-    floors: dict[Kind, dict[str, Any]] = {}
-    for kind in kinds:
-        found = limits.products(views[kind])
-        floors[kind] = {"gemm_ms": limits.gemm_floor_ms(found, threads), "gemm_macs": limits.macs(found)}
-    return floors
+class _Thermometer:
+    """Readings of this machine, at most one in `THERMAL_EVERY_S` while sides are timed."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+        self.readings: list[dict[str, Any]] = []
+
+    def read(self, when: str) -> None:
+        now = time.monotonic()
+        if when == "during" and now - self.last < THERMAL_EVERY_S:
+            return
+        self.last = now
+        hottest = max((value for value in map(_celsius, _ZONES.glob("thermal_zone*/temp")) if value), default=None)
+        clocks = [
+            float(line.split(":")[1])
+            for line in (_CPUINFO.read_text().splitlines() if _CPUINFO.exists() else ())
+            if line.startswith("cpu MHz")
+        ]
+        if hottest is not None or clocks:
+            reading = {"when": when, "at_s": round(now - self.start, 3), "status": None, "headroom": None}
+            self.readings.append(reading | {"celsius": hottest, "mhz": max(clocks, default=None)})
+
+
+_ZONES, _CPUINFO = Path("/sys/class/thermal"), Path("/proc/cpuinfo")
+
+
+def _celsius(file: Path) -> float | None:
+    try:
+        return int(file.read_text()) / 1000
+    except (OSError, ValueError):
+        return None
+
+
+def _sustained(item: _Opened, seconds: float, clock: _Thermometer) -> list[float]:
+    """Runs without pause for `seconds`; those of the last tenth."""
+    start, found = time.perf_counter(), list[tuple[float, float]]()
+    while (now := time.perf_counter() - start) < seconds:
+        found.append((now, timed(item.forward)))
+        clock.read("during")
+    return [ms for at, ms in found if at >= 0.9 * seconds]
+
+
+def _rounds(item: _Opened, plan: Plan) -> dict[str, Any]:
+    """ModelBench as it is: a new load for each round, one run that does not count, then 50."""
+    rounds = []
+    for _ in range(MODEL_BENCH_ROUNDS):
+        session = load(item.subject, item.threads)
+        session.run([item.feed])
+        rounds.append([timed(lambda session=session: session.run([item.feed])) for _ in range(MODEL_BENCH_RUNS)])  # type: ignore[misc]
+    return {"mean_ms": model_bench(rounds), "reloaded": True, "rounds_ms": rounds}

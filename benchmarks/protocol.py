@@ -10,7 +10,7 @@ least 200 runs and 10 s of each side, forward alone and end to end (decode, resi
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.timing import ratio_of_medians
 from export.targets import Gate
 from mobileclip.errors import MobileClipError
 
@@ -63,6 +64,12 @@ class Plan:
             raise MobileClipError(f"{self.runs} runs cannot give a median and an interval: take at least 2.")
         if self.threads < 0:
             raise MobileClipError(f"{self.threads} threads cannot be: take 1 or more, or 0 for the device's choice.")
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> "Plan":
+        """What `protocol` of a result asked for."""
+        names = ("runs", "seconds", "warmup_runs", "warmup_s")
+        return cls(**{name: told[name] for name in names})
 
     @property
     def whole(self) -> bool:
@@ -131,6 +138,27 @@ def in_rounds(samples: Sequence[float]) -> list[list[float]]:
     """Steady samples cut into rounds of 50, for ModelBench's statistic without its reloads."""
     count = len(samples) // MODEL_BENCH_RUNS
     return [list(samples[MODEL_BENCH_RUNS * i : MODEL_BENCH_RUNS * (i + 1)]) for i in range(count)]
+
+
+def filled(result: dict[str, Any]) -> dict[str, Any]:
+    """A checked result with what follows from its samples and names, where a device wrote it without a driver."""
+    for side in result["sides"]:
+        words = side["name"].split(" ")
+        named = dict(zip(("model", "view", "target", "precision"), words, strict=True)) if len(words) == 4 else {}
+        for key, value in {"ms": percentiles(side["steady_ms"]), "delegates": None, "loose": [], **named}.items():
+            side.setdefault(key, value)
+    if "ratios" not in result:
+        result["ratios"] = ratios([side["steady_ms"] for side in result["sides"]])
+    result["protocol"].setdefault("whole", Plan.of(result["protocol"]).whole)
+    return result
+
+
+def ratios(steady: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """How many times longer each further side takes than the first that was timed."""
+    timed = [index for index, found in enumerate(steady) if len(found) > 1]
+    return [
+        {"a": timed[0], "b": index, **asdict(ratio_of_medians(steady[timed[0]], steady[index]))} for index in timed[1:]
+    ]
 
 
 @cache

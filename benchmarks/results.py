@@ -9,22 +9,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import protocol
+from benchmarks.published import published
 from mobileclip.errors import MobileClipError
 
-SCHEMA_VERSION = 1
+STUDY_VERSION = 1
+"""Of what `python -m benchmarks STUDY` writes; latencies have protocol.SCHEMA_VERSION."""
 START, END = "<!-- results: made by `mobileclip report` -->", "<!-- /results -->"
 """Between these lines of a Markdown file the table is written."""
+MAX_RESULT = 64 << 20
+"""Largest file that is read, in bytes."""
 
 
 def machine() -> dict[str, Any]:
     """This machine, as far as it can be told."""
-    cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cpu = names[0] if names else platform.processor() or platform.machine()
     return {"device": "host", "cpu": cpu, "cores": os.cpu_count(), "os": platform.platform(), "thermal": None}
 
 
@@ -40,9 +42,9 @@ def commit() -> str | None:
 
 
 def stamp() -> dict[str, Any]:
-    """What every result carries: schema, date, commit and machine."""
+    """What every study's result carries: schema, date, commit and machine."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"schema": SCHEMA_VERSION, "date": now, "commit": commit(), "machine": machine()}
+    return {"schema": STUDY_VERSION, "date": now, "commit": commit(), "machine": machine()}
 
 
 def write(folder: Path, name: str, result: Mapping[str, Any]) -> Path:
@@ -56,39 +58,45 @@ def write(folder: Path, name: str, result: Mapping[str, Any]) -> Path:
 
 
 def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """Results from files and folders.
+    """Results from files and folders, of latency and of studies (those have a `study`).
 
     Raises:
         MobileClipError: no result, or one that is broken or of another schema version.
     """
     files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    results = []
-    for file in files:
-        try:
-            result = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise MobileClipError(
-                f"{file} is no result ({error}): give files that `mobileclip bench` wrote."
-            ) from error
-        version = result.get("schema") if isinstance(result, dict) else None
-        if version != SCHEMA_VERSION:
-            raise MobileClipError(
-                f"{file} is a result of schema version {version!r}, this version reads {SCHEMA_VERSION}: measure again."
-            )
-        results.append(result)
-    if not results:
+    found = [_read(file) for file in files]
+    if not found:
         raise MobileClipError("no results there: measure with `mobileclip bench` first.")
-    return results
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > MAX_RESULT:
+            raise ValueError(f"{file.stat().st_size:,} bytes, at most {MAX_RESULT:,} are read")
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MobileClipError(f"{file} is no result ({error}): give files that `mobileclip bench` wrote.") from error
+    if not isinstance(result, dict) or "study" not in result:
+        return protocol.filled(protocol.checked(result, str(file)))
+    if result.get("schema") != STUDY_VERSION:
+        raise MobileClipError(
+            f"{file} is a study of schema version {result.get('schema')!r}, this version reads {STUDY_VERSION}: "
+            "measure again."
+        )
+    return result
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Comparisons as a Markdown table, one row each; delegates and loose compute operators of both sides."""
-    return "\n".join(["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS), *map(_row, results)])
+    """Latency results as a Markdown table: a row for each comparison, and one for each artifact timed alone."""
+    rows = [row for result in results for row in _rows(result)]
+    return "\n".join(["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS), *rows])
 
 
 _COLUMNS = (
     "artifact",
     "against",
+    "device",
     "threads",
     "delegates",
     "p50 ms",
@@ -96,27 +104,54 @@ _COLUMNS = (
     "times as fast",
     "95 % interval",
     "× GEMM limit",
+    "published, iPhone 12 Pro Max, ms",
 )
 
 
-def _row(result: Mapping[str, Any]) -> str:
-    a, b, ratio, limit = result["a"], result["b"], result["ratio"], result["gemm_ms"]
-    cells = (
-        a["name"],
-        b["name"],
-        str(result["threads"]),
-        f"{_count(a)} / {_count(b)}",
-        f"{a['p50_ms']:.0f}",
-        f"{b['p50_ms']:.0f}",
-        f"**{ratio['value']:.2f}**",
-        f"{ratio['low']:.2f}–{ratio['high']:.2f}",
-        f"{a['p50_ms'] / limit:.2f}",
-    )
-    return "| " + " | ".join(cells) + " |"
+def _rows(result: Mapping[str, Any]) -> list[str]:
+    sides = result["sides"]
+    if result["state"] == "wrong" or not any(side["steady_ms"] for side in sides):
+        return [_line(sides[0]["name"], "–", result, "–", result["problem"] or "nothing was timed")]
+    if not result.get("ratios"):
+        return [_line(side["name"], "–", result, _count(side), *_times(side)) for side in sides]
+    return [
+        _line(
+            sides[ratio["a"]]["name"],
+            sides[ratio["b"]]["name"],
+            result,
+            f"{_count(sides[ratio['a']])} / {_count(sides[ratio['b']])}",
+            *_times(sides[ratio["a"]], sides[ratio["b"]], ratio),
+        )
+        for ratio in result["ratios"]
+    ]
+
+
+def _line(name: str, against: str, result: Mapping[str, Any], *cells: str) -> str:
+    told = [name, against, result["device"]["name"], str(result["protocol"]["threads"] or "–"), *cells]
+    return "| " + " | ".join([*told, *["–"] * (len(_COLUMNS) - len(told))]) + " |"
+
+
+def _times(
+    side: Mapping[str, Any], other: Mapping[str, Any] | None = None, ratio: Mapping[str, Any] | None = None
+) -> list[str]:
+    told = published(side.get("model", ""), side.get("view", ""))
+    floor = side.get("limits", {}).get("gemm_ms")
+    return [
+        _ms(side["ms"]["p50"]),
+        "–" if other is None else _ms(other["ms"]["p50"]),
+        "–" if ratio is None else f"**{ratio['value']:.2f}**",
+        "–" if ratio is None else f"{ratio['low']:.2f}–{ratio['high']:.2f}",
+        f"{side['ms']['p50'] / floor:.2f}" if floor else "–",
+        "–" if told is None else f"{told.ms:g}",
+    ]
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
 
 
 def _count(side: Mapping[str, Any]) -> str:
-    if side["delegates"] is None:
+    if side.get("delegates") is None:
         return "–"
     loose = sum(item["count"] for item in side["loose"] if item["compute"])
     return f"{side['delegates']}" + (f" + {loose} loose" if loose else "")

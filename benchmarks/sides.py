@@ -1,5 +1,6 @@
-"""What the name of a baseline means; imports nothing heavy, so that a mistake in it is told at once."""
+"""What the names of baselines, devices and targets mean; imports nothing heavy, so that a mistake is told at once."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -8,9 +9,30 @@ from mobileclip.config import MODELS
 from mobileclip.errors import UnknownName
 
 NAIVE = "naive"
+DeviceKind = Literal["host", "adb", "iphone", "browser"]
 
 RUNNABLE = ("onnx", "executorch-xnnpack")
 """Targets whose runtime here is that of a device; the interpreter of Core ML programs measures no speed."""
+ON: Mapping[DeviceKind, tuple[str, ...]] = {
+    "host": RUNNABLE,
+    "adb": ("executorch-xnnpack", "executorch-vulkan"),
+    "iphone": ("coreml", "executorch-coreml", "executorch-xnnpack"),
+    "browser": ("onnx",),
+}
+"""Kind of device -> the targets that it can run."""
+
+
+def device_of(name: str) -> tuple[DeviceKind, str | None]:
+    """`adb:emulator-5554` as kind and what it is called there; None where no name is given.
+
+    Raises:
+        UnknownName: no such kind of device.
+    """
+    kind, colon, rest = name.partition(":")
+    for known in ON:
+        if kind == known and (bool(rest) or not colon):
+            return known, rest or None
+    raise UnknownName("device", name, [*ON, "adb:SERIAL", "iphone:NAME"])
 
 
 def kind_of(against: str) -> Literal["naive", "target", "model", "bundle"]:

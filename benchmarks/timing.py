@@ -1,13 +1,12 @@
 """Timing that can be trusted on a machine that is never quiet.
 
-Two subjects are timed in one process, interleaved A B B A, so that drift hits both alike; each is warmed up first,
-and its load and first run are kept apart from its steady state. The ratio of medians comes with a bootstrap interval.
-Every raw sample is kept. Protocol: the superset of ModelBench, MLPerf Mobile and executor_runner, as far as one host
-has them.
+Subjects are timed in one process, in turns A B B A, so that drift hits all alike; each is warmed up first, and its load
+and first run are kept apart from its steady state. The ratio of medians comes with a bootstrap interval. Every raw
+sample is kept. What the protocol asks for beside the clock is in benchmarks/protocol.py.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,18 +41,38 @@ class Ratio:
     """95 % bootstrap interval."""
 
 
+def alternate(
+    calls: Sequence[Run],
+    *,
+    runs: int,
+    seconds: float = 0.0,
+    warmup_s: float = 1.0,
+    warmup_runs: int = 5,
+    between: Callable[[], None] = lambda: None,
+) -> list[list[float]]:
+    """Time `calls` there and back (A B B A, or A B C C B A) until each has `runs` samples and `seconds` of them, after
+    warming all up; in ms.
+
+    Args:
+        between: called after each way there and back, such as to read a thermometer; its time counts nowhere.
+    """
+    for call in calls:
+        warm(call, warmup_s, warmup_runs)
+    times: list[list[float]] = [[] for _ in calls]
+    forth = range(len(calls))
+    while any(len(found) < runs or sum(found) < 1000 * seconds for found in times):
+        for which in (*forth, *reversed(forth)):
+            times[which].append(timed(calls[which]))
+        between()
+    return times
+
+
 def interleave(
     a: Run, b: Run, *, runs: int, warmup_s: float = 1.0, warmup_runs: int = 5
 ) -> tuple[list[float], list[float]]:
-    """Time `a` and `b` in the order A B B A until each has `runs` samples, after warming both up; in ms."""
-    for run in (a, b):
-        _warm(run, warmup_s, warmup_runs)
-    times: tuple[list[float], list[float]] = ([], [])
-    order = (0, 1, 1, 0)
-    for index in range(2 * runs):
-        which = order[index % 4]
-        times[which].append(timed(a if which == 0 else b))
-    return times
+    """`alternate` of two."""
+    first, second = alternate((a, b), runs=runs, warmup_s=warmup_s, warmup_runs=warmup_runs)
+    return first[:runs], second[:runs]
 
 
 def timed(run: Run) -> float:
@@ -63,7 +82,7 @@ def timed(run: Run) -> float:
     return (time.perf_counter_ns() - start) / 1e6
 
 
-def ratio_of_medians(a: tuple[float, ...], b: tuple[float, ...], *, draws: int = 2000, seed: int = 0) -> Ratio:
+def ratio_of_medians(a: Sequence[float], b: Sequence[float], *, draws: int = 2000, seed: int = 0) -> Ratio:
     """Median(b) / median(a) with the 95 % interval of `draws` bootstrap resamples of both."""
     generator = np.random.default_rng(seed)
     first, second = np.asarray(a), np.asarray(b)
@@ -72,9 +91,11 @@ def ratio_of_medians(a: tuple[float, ...], b: tuple[float, ...], *, draws: int =
     return Ratio(value=float(np.median(second) / np.median(first)), low=float(low), high=float(high))
 
 
-def _warm(run: Run, seconds: float, runs: int) -> None:
+def warm(run: Run, seconds: float, runs: int) -> int:
+    """Run until both are reached; returns the number of runs."""
     start = time.perf_counter()
     count = 0
     while count < runs or time.perf_counter() - start < seconds:
         run()
         count += 1
+    return count

@@ -1,6 +1,6 @@
 """Peak memory of one artifact in a process of its own, as a line of JSON; little else is imported here.
 
-python -m benchmarks.dense_peak ARTIFACT INPUT.npy TARGET THREADS
+python -m benchmarks.peak ARTIFACT INPUT.npy TARGET THREADS
 """
 
 import json
@@ -29,12 +29,16 @@ def resident(*, peak: bool) -> float:
 
 def main(artifact: Path, feed: Path, target: str, threads: int) -> None:
     """Load, run twice, print `runtime` (what the process had before) and `peak`."""
-    from executorch.runtime import Runtime
+    if target == "onnx":
+        import onnxruntime  # noqa: F401 - what it needs by itself is `runtime`, not the artifact's
+    else:
+        from executorch.runtime import Runtime
 
-    Runtime.get()
+        Runtime.get()
     pixels = np.load(feed, allow_pickle=False)
     before = resident(peak=False)
     session = open_artifact(artifact, target, threads)
+    pixels = pixels.astype(session.inputs[0].dtype)
     for _ in range(2):
         session.run([pixels])
     print(json.dumps({"runtime": before, "peak": resident(peak=True)}))
