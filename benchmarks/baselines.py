@@ -18,6 +18,7 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
+from benchmarks.sides import CACHE as CACHE
 from export.manifest import Bundle, sha256_of, size_of
 from export.recipe import export
 from export.reference import reference_subject
@@ -26,8 +27,6 @@ from export.to_executorch import loose_operators
 from export.views import View
 from mobileclip import __version__
 from mobileclip.errors import MobileClipError
-
-CACHE = Path.home() / ".cache" / "mobileclip" / "baselines"
 
 
 class _Naive(nn.Module):

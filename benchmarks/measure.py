@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import baselines, operators, protocol, results, roofline
+from benchmarks import protocol, results
 from benchmarks.protocol import Device, Plan, Subject, percentiles
-from benchmarks.sides import device_of, kind_of
+from benchmarks.sides import CACHE, device_of, kind_of
 from benchmarks.subjects import rival, subjects_of
 from export.manifest import Bundle
 from export.runtimes import tool_versions
@@ -32,7 +32,7 @@ def measure(
     plan: Plan | None = None,
     by_operator: bool = False,
     out: str | Path | None = None,
-    cache: Path = baselines.CACHE,
+    cache: Path = CACHE,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Time artifacts of bundles on a device; one result a run, also written to `out`.
@@ -77,6 +77,8 @@ def measure(
         progress(f"measuring {' and '.join(one.name for one in subjects)}")
         result = completed(runner.measure(subjects, plan), subjects, plan)
         if kind == "host" and result["state"] != "wrong":
+            from benchmarks import operators, roofline  # load models again
+
             result["roofline"] = roofline.add(result["sides"], subjects, plan.threads)
             if by_operator:
                 operators.add(result["sides"], subjects, plan.threads)

@@ -9,6 +9,8 @@ from mobileclip.config import MODELS
 from mobileclip.errors import UnknownName
 
 NAIVE = "naive"
+CACHE = Path.home() / ".cache" / "mobileclip" / "baselines"
+"""Where baselines and what devices need are kept."""
 DeviceKind = Literal["host", "adb", "iphone", "browser"]
 
 RUNNABLE = ("onnx", "executorch-xnnpack")

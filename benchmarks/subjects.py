@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks import baselines
 from benchmarks.protocol import Subject
 from benchmarks.sides import ON, DeviceKind, kind_of, model_name
 from export.bundle import answers_of, read_array
@@ -78,6 +77,8 @@ def rival(bundle: Bundle, mine: Subject, against: str, cache: Path, progress: Ca
         UnknownName: no such baseline.
         MobileClipError: a baseline that is not there, or that has no such view.
     """
+    from benchmarks import baselines  # exports, and with it everything that makes models
+
     view, target = mine.entry["view"], mine.entry["target"]
     kind = kind_of(against)
     if kind == "target":
