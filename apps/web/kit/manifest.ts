@@ -54,6 +54,8 @@ export interface Artifact {
   quantisation: Quantisation | null;
   inputs: Input[];
   outputs: Output[];
+  /** What it must reach against its known answer. */
+  gate: { db: number; cosine: number; equal?: number; passed: boolean | null };
 }
 
 export interface Head {
