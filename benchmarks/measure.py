@@ -9,6 +9,7 @@ it against. The result is written whatever became of it: complete, cut short, or
 
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,25 @@ def measure(
         for mine in subjects_of(bundle, kind, targets, views, cache)
         for against_it in rivals or [""]
     ]
-    runner = _device(kind, name, progress)
+    with ExitStack() as stack:
+        runner = _device(kind, name, progress)
+        if isinstance(runner, AbstractContextManager):  # it removes what it pushed
+            stack.enter_context(runner)
+        return _measured(runner, kind, pairs, plan, by_operator=by_operator, out=out, cache=cache, progress=progress)
+
+
+def _measured(
+    runner: Device,
+    kind: str,
+    pairs: Sequence[tuple[Subject, str]],
+    plan: Plan,
+    *,
+    by_operator: bool,
+    out: str | Path | None,
+    cache: Path,
+    progress: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """One run of the protocol for each artifact and what it is held against; empty: nothing."""
     found = []
     for mine, against_it in pairs:
         subjects = [mine]
@@ -87,7 +106,8 @@ def measure(
         if out is not None:
             results.write(Path(out), _file(result), result)
     if not found:
-        raise MobileClipError(f"{' and '.join(rivals)} is all that was to be timed: name another baseline.")
+        named = dict.fromkeys(against_it for _, against_it in pairs)
+        raise MobileClipError(f"{' and '.join(named)} is all that was to be timed: name another baseline.")
     return found
 
 
@@ -149,7 +169,7 @@ def _device(kind: str, name: str | None, progress: Callable[[str], None]) -> Dev
     if kind == "browser":
         from benchmarks import browser
 
-        return browser.find(name)
+        return browser.find(name, progress)
     from benchmarks import iphone
 
     return iphone.find(name)
