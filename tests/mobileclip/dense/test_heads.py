@@ -137,6 +137,20 @@ def test_mci2_with_semantic_fpn_has_the_published_size() -> None:
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(38.5, rel=0.03)
 
 
+@pytest.mark.parametrize(("name", "layers"), [("semfpn", 1), ("uper", 2), ("seg_linear", 0)])
+def test_a_tenth_of_the_channels_drops_out_in_training(name: str, layers: int) -> None:
+    """mmsegmentation's `dropout_ratio=0.1`, before each classifier; whole channels, and nothing in evaluation."""
+    head, x = head_of(name), maps()
+    dropped = [layer for layer in head.modules() if isinstance(layer, nn.Dropout2d)]
+    assert [layer.p for layer in dropped] == [0.1] * layers
+    with torch.no_grad():
+        assert torch.equal(head(x), head(x))
+        if layers:
+            for layer in dropped:
+                layer.train()
+            assert not torch.equal(head(x), head(x))
+
+
 @pytest.mark.parametrize("name", SEGMENTATION)
 def test_segmentation_loss_is_cross_entropy_at_the_size_of_the_labels(name: str) -> None:
     head, truth, x = head_of(name), targets(), maps()
