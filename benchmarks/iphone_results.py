@@ -14,7 +14,7 @@ It gives its model random numbers and compares nothing, so such a result is part
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,13 @@ PAUSES = (
 UNPROVEN = (
     "coremltools' benchmarker compares no outputs: these times are of an artifact that was not shown to be right."
 )
-STATISTICS = {"minimum": np.min, "maximum": np.max, "average": np.mean, "std_dev": np.std, "median": np.median}
+STATISTICS: Mapping[str, Callable[[list[float]], Any]] = {
+    "minimum": np.min,
+    "maximum": np.max,
+    "average": np.mean,
+    "std_dev": np.std,
+    "median": np.median,
+}
 """Fields of coremltools 9.0's MLModelBenchmarker.Statistics, and what they are of the samples."""
 PROVIDERS = {
     "ALL": "all",
