@@ -241,10 +241,11 @@ def test_ensembles() -> None:
 @by_name("search.json")
 def test_search(case: dict[str, Any]) -> None:
     """The rules once more, value by value, in exact fractions where rounding decides."""
-    rows, question = unit(values(case["rows"])), unit(values(case["question"])[None])[0]
+    rows, question = [exact_unit(row) for row in values(case["rows"])], exact_unit(values(case["question"]))
+    near(unit(values(case["rows"])), np.array(rows), 1e-6)
     most = case["most"]
     halves = values(case["fp16"]["stored"])
-    near(halves, torch.from_numpy(rows).half().numpy(), 0)
+    near(halves, torch.from_numpy(np.array(rows)).half().numpy(), 0)
     cosines = [math.fsum(float(a) * float(b) for a, b in zip(row, question, strict=True)) for row in halves]
     order = sorted(range(len(rows)), key=lambda place: -cosines[place])[:most]
     assert order == case["fp16"]["order"]
@@ -277,6 +278,12 @@ def test_search(case: dict[str, Any]) -> None:
     near(apart, values(case["binary"]["distances"]), 0)
     first = set(sorted(range(len(rows)), key=lambda place: apart[place])[: case["candidates"]])
     assert [place for place in ranked if place in first][:most] == case["binary"]["order"]
+
+
+def exact_unit(row: Any) -> Any:
+    scaled = [float(np.float32(value / (np.abs(row).max() or 1))) for value in row]
+    length = math.sqrt(sum(value * value for value in scaled)) or 1
+    return np.array([value / length for value in scaled]).astype(np.float32)
 
 
 @by_name("segmentation.json")

@@ -1,13 +1,13 @@
 """Search among embeddings: in fp16, in int8, and by sign codes first. README.md states the rules; here they are in
 numpy."""
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from makers.form import array, file
-from mobileclip.evaluate.encoder import unit
 
 Floats = npt.NDArray[np.float32]
 
@@ -31,6 +31,15 @@ def cases() -> dict[str, Any]:
     halves = np.array([[127, 0.5, 1.5, -0.5, -1.5, 2.5, -127, 0.49]] * 2, np.float32)
     found.append(_made("halves are rounded away from zero", halves, halves[0], 2, 2))
     return file(found)
+
+
+def unit(rows: Floats) -> Floats:
+    """Rows of unit length, to the last bit: w = float32(v / max|v|), then float32(w / sqrt(sum w^2)), sums float64."""
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    scaled = rows / np.where(largest == 0, 1, largest)
+    wide = scaled.astype(np.float64)
+    lengths = np.array([[math.sqrt(math.fsum(row * row)) or 1.0] for row in wide])
+    return (wide / lengths).astype(np.float32)
 
 
 def quantised(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
