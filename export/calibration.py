@@ -80,11 +80,19 @@ class Calibration:
 
         Raises:
             ImageError: a picture that cannot be read.
-            MobileClipError: all are one colour, which says nothing of the ranges.
+            MobileClipError: all are one colour, which says nothing of the ranges, or too few are left without those
+                and without copies.
         """
         inputs = [fit(_read(picture)) for picture in self.images]
-        if all(float(x.amax() - x.amin()) == 0 for x in inputs):
+        telling = [x for x in inputs if not _is_one_colour(x)]
+        if not telling:
             raise MobileClipError(f"every picture of {self.folder} is of one colour alone: calibrate with photos.")
+        differ = len({hashlib.sha256(x.numpy().tobytes()).digest() for x in telling})
+        if differ < LEAST:
+            raise MobileClipError(
+                f"of {len(inputs)} pictures of {self.folder} {len(inputs) - len(telling)} are of one colour alone, and "
+                f"{differ} of the others differ: calibration needs {LEAST} or more that differ."
+            )
         return inputs
 
     def digest(self) -> str:
@@ -123,6 +131,11 @@ def found_in(folder: str | Path) -> list[Picture]:
         return list(packed)
     inside = folder / "train"
     return list(load_images(inside if inside.is_dir() else folder))
+
+
+def _is_one_colour(x: Tensor) -> bool:
+    """Whether each channel of [1, 3, H, W] is of one value."""
+    return bool((x.flatten(2).amax(2) == x.flatten(2).amin(2)).all())
 
 
 def _read(picture: Picture) -> Image.Image:

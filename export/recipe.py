@@ -31,7 +31,7 @@ from export import manifest
 from export.bundle import finish, write_known_answers
 from export.gates import slowdown
 from export.parity import compare_outputs
-from export.pictures import Calibration, held_apart, pictures, write_inputs
+from export.pictures import LEAST, Calibration, held_apart, pictures, write_inputs
 from export.quantise import quantised
 from export.rewrites import REWRITES, rewrite
 from export.runtimes import NotHere, open_artifact, tool_versions
@@ -186,7 +186,13 @@ def calibrated(request: Request | None, folder: str | Path | None) -> Calibratio
             f"{request} needs pictures that set the ranges of activations and judge what comes out: give --calibration "
             "FOLDER."
         )
-    return None if folder is None else Calibration.of(folder)
+    found = None if folder is None else Calibration.of(folder)
+    if found is not None and request == "auto" and len(found.images) < 2 * LEAST:
+        raise MobileClipError(
+            f"{folder} holds {len(found.images)} pictures: auto holds a quarter of them out to search on, and needs "
+            f"{2 * LEAST} or more. Give more, or choose another precision."
+        )
+    return found
 
 
 def _apart_from(pictured: Calibration, gate: Path) -> None:

@@ -240,9 +240,14 @@ def quantised_of(targets: Iterable[str], precision: str) -> Request | None:
         raise UnknownName("precision", precision, REQUESTS)
     unable = [name for name, target in targets_of(targets).items() if known not in held(target)]
     if unable:
-        told = "; ".join(f"{name} {', '.join(held(target))}" for name, target in TARGETS.items())
-        raise MobileClipError(f"{' and '.join(unable)} cannot hold {precision}; what each target can: {told}.")
+        raise MobileClipError(f"{' and '.join(unable)} cannot hold {precision}; what each target can:\n{holdings()}")
     return known if known in QUANTISED else None
+
+
+def holdings() -> str:
+    """A line for each target: what it can be asked for."""
+    wide = max(map(len, TARGETS))
+    return "\n".join(f"  {name:{wide}}  {', '.join(held(target))}" for name, target in TARGETS.items())
 
 
 def held(target: Target) -> tuple[Request, ...]:

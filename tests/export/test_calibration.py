@@ -15,7 +15,7 @@ from mobileclip.errors import DataError, ImageError, MobileClipError
 
 
 def fit(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image.resize((8, 8)), dtype=np.float32))[None] / 255
+    return torch.from_numpy(np.array(image.resize((8, 8)), dtype=np.float32).transpose(2, 0, 1))[None] / 255
 
 
 def pictures(folder: Path, count: int, value: int | None = None) -> Path:
@@ -41,7 +41,7 @@ def test_tars(pairs: Path) -> None:
     found = Calibration.of(pairs)
     assert len(found.images) == 96
     assert {picture.name.split("/")[0] for picture in found.images} == {"00000.tar", "00001.tar"}
-    assert found.inputs(fit)[0].shape == (1, 8, 8, 3)
+    assert found.inputs(fit)[0].shape == (1, 3, 8, 8)
     assert found.shared(pairs) == [picture.name for picture in found.images]
 
 
@@ -70,6 +70,16 @@ def test_what_cannot_calibrate(tmp_path: Path) -> None:
         Calibration.of(pictures(tmp_path / "seven", LEAST - 1))
     with pytest.raises(MobileClipError, match="of one colour alone: calibrate with photos"):
         Calibration.of(pictures(tmp_path / "black", LEAST, 0)).inputs(fit)
+    red = pictures(tmp_path / "red", 0)
+    for index in range(LEAST):
+        Image.new("RGB", (8, 8), (255, index, 0)).save(red / f"{index}.png")
+    with pytest.raises(MobileClipError, match="of one colour alone: calibrate with photos"):
+        Calibration.of(red).inputs(fit)
+    for index in range(3):
+        shutil.copy(tmp_path / "one" / "0000.png", red / f"copy{index}.png")
+    told = r"of 11 pictures of .*red 8 are of one colour alone, and 1 of the others differ: calibration needs 8 or more"
+    with pytest.raises(MobileClipError, match=told):
+        Calibration.of(red).inputs(fit)
     broken = pictures(tmp_path / "broken", LEAST)
     (broken / "0002.png").write_bytes((broken / "0002.png").read_bytes()[:60])
     with pytest.raises(ImageError, match=r"0002\.png is damaged or cut short"):

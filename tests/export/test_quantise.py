@@ -1,6 +1,7 @@
 """Quantised artifacts: smaller, near their model, refused where a target, a folder or a gate says no."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,14 @@ def floats(nano_bundle: Path) -> dict[str, dict]:  # type: ignore[type-arg]
 def test_int8_on_two_runtimes(scenes: Path, floats: dict[str, dict], tmp_path: Path) -> None:  # type: ignore[type-arg]
     targets = ["onnx", "executorch-xnnpack"]
     out = export.export(
-        "seeded:nano", targets, tmp_path / "int8", views=["image"], precision="w8a8", calibration=scenes, accept=True
+        "seeded:nano",
+        targets,
+        tmp_path / "int8",
+        views=["image"],
+        precision="w8a8",
+        calibration=scenes,
+        timed=True,
+        accept=True,
     )
     found = entries(out)
     for name in ("image.onnx", "image.xnnpack.pte"):
@@ -47,6 +55,10 @@ def test_int8_on_two_runtimes(scenes: Path, floats: dict[str, dict], tmp_path: P
         assert (told["calibration"], told["held_out"]) == (18, 6)
         assert told["made"]["db"] > 25
         assert told["kept"]["pictures"] == 6
+        judged = {number["name"]: number for number in told["kept"]["numbers"]}
+        assert judged["slower_low"]["value"] > 0
+        assert judged["slower_low"]["passed"] == (judged["slower_low"]["value"] <= 1)
+        assert {"cosine_mean", "cosine_p1", "index", "agreement", "new_loose"} < set(judged)
         assert entry["bytes"] < 0.45 * floats[name]["bytes"]
         assert entry["gate"]["cosine"] == QUANTISED["w8a8"].cosine
         assert entry["parity"]["cosine"] > 0.97
@@ -91,7 +103,7 @@ def test_what_targets_hold() -> None:
     assert held(TARGETS["executorch-vulkan"]) == ("fp16",)
     assert quantised_of(["onnx"], "fp32") is None
     assert quantised_of(["onnx", "executorch-xnnpack"], "w8a8") == "w8a8"
-    told = r"executorch-vulkan cannot hold w8a8; what each target can: onnx fp32, w8a8, mixed, auto;"
+    told = r"executorch-vulkan cannot hold w8a8; what each target can:\n  onnx +fp32, w8a8, mixed, auto\n"
     with pytest.raises(MobileClipError, match=told):
         quantised_of(["onnx", "executorch-vulkan"], "w8a8")
     with pytest.raises(UnknownName, match=r"unknown precision 'w8a9': did you mean 'w8a8'\?"):
@@ -123,6 +135,9 @@ def test_pictures_that_cannot_calibrate(tmp_path: Path) -> None:
         )
     with pytest.raises(MobileClipError, match="give --calibration FOLDER"):
         export.export("seeded:nano", ["onnx"], tmp_path / "out", **options)  # type: ignore[arg-type]
+    few = {"views": ["image"], "precision": "auto", "calibration": pictures(tmp_path / "few", 2 * LEAST - 1, None)}
+    with pytest.raises(MobileClipError, match=r"few holds 15 pictures: auto holds a quarter .* needs 16 or more"):
+        export.export("seeded:nano", ["onnx"], tmp_path / "out", **few)  # type: ignore[arg-type]
     with pytest.raises(MobileClipError, match="floats need no pictures: leave it out"):
         export.export("seeded:nano", ["coreml"], tmp_path / "out", calibration=tmp_path / "one")
     assert not (tmp_path / "out").exists()
@@ -137,7 +152,9 @@ def test_pictures_are_spread_over_a_folder(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["export", "seeded:nano", "--out", str(tmp_path / "out"), "--precision"]
     assert main([*arguments, "w8a8"]) == 2
-    assert "executorch-vulkan cannot hold w8a8; what each target can: onnx fp32, w8a8" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "executorch-vulkan cannot hold w8a8; what each target can:\n" in told
+    assert re.search(r"^  executorch-vulkan +fp16$", told, re.MULTILINE)
     assert main([*arguments, "w8a8", "--to", "onnx"]) == 2
     assert "give --calibration FOLDER" in capsys.readouterr().err
 
@@ -161,6 +178,9 @@ def test_sensitivity_is_shown_and_drawn(
     assert main([*arguments, "--to", "executorch-vulkan"]) == 2
     assert "holds floats alone" in capsys.readouterr().err
     assert main([*arguments, "--to", "coreml", "--out", str(tmp_path / "out")]) == 0
+    assert "stages.2.5" in capsys.readouterr().out
+    monkeypatch.setattr("export.variants.quantised", None)  # the second time nothing is quantised: the table is kept
+    assert main([*arguments, "--to", "coreml"]) == 0
     assert "stages.2.5" in capsys.readouterr().out
     told = json.loads((tmp_path / "out" / "sensitivity.json").read_text())
     assert told["inputs"] == 6
