@@ -164,26 +164,37 @@ def _counter(found: dict[str, int], block: str) -> Callable[[nn.Module, Any, Ten
 
 
 def plot(table: Table, title: str) -> str:
-    """The table as an SVG: a bar for each block and precision, on a logarithmic scale, as wide as the error alone."""
+    """The table as an SVG: a bar for each block and precision, on a logarithmic scale, as long as the error alone; a
+    circle where the error of the whole falls by as much when the block is left in floats.
+
+    The scale begins at a hundredth of the median, so that blocks of no error do not press all others together.
+    """
     rows = table.rows
-    low = min((row.alone for row in rows if row.alone > 0), default=1e-9)
-    low, high = min(low, 1e-6), max((row.alone for row in rows), default=1.0)
+    gains = [table.whole[row.precision] - row.without for row in rows]
+    there = [value for value in (*(row.alone for row in rows), *gains) if value > 0] or [1.0]
+    low, high = float(np.median(there)) / 100, max(there)
     step, left, width = 16, 150, 480
     colours = dict(zip(table.whole, ("#2563a8", "#c2571a", "#3b7d3a", "#7a4a9c"), strict=False))
+
+    def place(value: float) -> float:
+        share = np.log(max(value, low) / low) / max(float(np.log(high / low)), 1e-9)
+        return left + max(width * float(share), 1)
+
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 110} {step * len(rows) + 60}" '
         'font-family="system-ui, sans-serif" font-size="11" role="img">',
         f"<title>{html.escape(title)}</title>",
         f'<text x="8" y="18" font-size="14" font-weight="600">{html.escape(title)}</text>',
-        f'<text x="{left}" y="36" fill="#555">error when the block alone is quantised (1 - cosine), logarithmic</text>',
+        f'<text x="{left}" y="36" fill="#555">bar: error when the block alone is quantised; circle: what leaving it in '
+        "floats saves (1 - cosine, logarithmic)</text>",
     ]
-    for index, row in enumerate(rows):
-        share = np.log(max(row.alone, low) / low) / max(float(np.log(high / low)), 1e-9)
-        y = 46 + step * index
+    for index, (row, gain) in enumerate(zip(rows, gains, strict=True)):
+        y, end, saved = 46 + step * index, place(row.alone), place(gain) if gain > low else 0.0
         lines += [
             f'<text x="{left - 6}" y="{y + 10}" text-anchor="end">{html.escape(row.block)} {row.precision}</text>',
-            f'<rect x="{left}" y="{y}" width="{max(width * share, 1):.1f}" height="{step - 4}" '
-            f'fill="{colours[row.precision]}"/>',
-            f'<text x="{left + max(width * share, 1) + 5:.1f}" y="{y + 10}" fill="#333">{row.alone:.1e}</text>',
+            f'<rect x="{left}" y="{y}" width="{end - left:.1f}" height="{step - 4}" fill="{colours[row.precision]}"/>',
+            f'<text x="{max(end, saved) + 9:.1f}" y="{y + 10}" fill="#333">{row.alone:.1e}</text>',
         ]
+        if saved:
+            lines.append(f'<circle cx="{saved:.1f}" cy="{y + step / 2 - 2}" r="4" fill="#fff" stroke="#111"/>')
     return "\n".join([*lines, "</svg>"]) + "\n"

@@ -8,6 +8,7 @@ chosen is quantised and judged once more, as a whole.
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -48,9 +49,14 @@ class Integers:
 
     def __init__(self, view: View, inputs: Sequence[Tensor]) -> None:
         self.options: tuple[Precision, ...] = ("w8a8", "fp32")
-        module = quantised(view, Quantisation(precision="w8a8", inputs=inputs))
+        self._view, self._inputs = view, inputs
+
+    @cached_property
+    def _runner(self) -> "_Partly":
+        """Made when it is first asked: a table that is kept asks for none."""
+        module = quantised(self._view, Quantisation(precision="w8a8", inputs=self._inputs))
         assert isinstance(module, fx.GraphModule)
-        self._runner = _Partly(module, view)
+        return _Partly(module, self._view)
 
     def answer(self, x: Tensor, assignment: Assignment) -> Answer:
         """Outputs with the blocks that the assignment leaves in floats."""
@@ -129,11 +135,17 @@ class Weights:
         self.options: tuple[Precision, ...] = (*options, "fp16")
         self._view = copy.deepcopy(view)
         self._paths = blocks_of(view)
-        self._kept: dict[Precision, dict[str, Tensor]] = {
-            "fp16": {name: tensor.clone() for name, tensor in _state(view).items()}
+        self._inputs, self._source = inputs, view
+
+    @cached_property
+    def _kept(self) -> dict[Precision, dict[str, Tensor]]:
+        """Precision -> weights; made when they are first asked."""
+        kept: dict[Precision, dict[str, Tensor]] = {
+            "fp16": {name: tensor.clone() for name, tensor in _state(self._source).items()}
         }
-        for precision in options:
-            self._kept[precision] = _state(quantised(view, Quantisation(precision=precision, inputs=inputs)))
+        for precision in self.options[:-1]:
+            kept[precision] = _state(quantised(self._source, Quantisation(precision=precision, inputs=self._inputs)))
+        return kept
 
     def answer(self, x: Tensor, assignment: Assignment) -> Answer:
         """Outputs with each block's weights at its precision."""
