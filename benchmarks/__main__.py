@@ -27,6 +27,7 @@ STUDIES = (
     "compressed",
     "qat",
     "quantised",
+    "quantised_dense",
     "calibration_count",
     "int8_ablation",
 )
@@ -35,7 +36,7 @@ SECTIONS = {
     "training": ("loader", "step", "learning"),
     "captions": ("captions_text", "captions_coca", "captions_study"),
     "dense": ("dense_host", "dense_study"),
-    "quantise": ("quantised", "compressed", "calibration_count", "int8_ablation"),
+    "quantise": ("quantised", "quantised_dense", "compressed", "qat", "calibration_count", "int8_ablation"),
 }
 """Part of a Markdown file -> the studies whose tables stand there, between `marks`."""
 

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         row = measure(view, form, inputs[: args.calibration], judged, wanted, args.interpreted)
         print(f"{form}: {row['bytes'] / 1e6:.1f} MB, cosine {row['cosine']['mean']:.5f}", flush=True)
         rows.append(row)
-        results.write(args.out, model.config.name, result)  # after each form: a large model takes minutes for one
+        results.write(args.out, f"compressed-{model.config.name}", result)  # after each form: one may take minutes
     print(table([result]))
     return 0
 
