@@ -111,7 +111,7 @@ def _range(values: npt.NDArray[np.float64]) -> tuple[float, float, Sequence[floa
     low, high = (float(np.quantile(values, share)) for share in (0.0, 0.995 if len(values) > 50 else 1.0))
     if low >= 0 and low < 0.4 * high:
         low = 0.0
-    width = max(high - low, abs(high) * 0.02, 1e-12)
+    width = max(high - low, abs(high) * 0.02) or 1.0
     power = 10.0 ** math.floor(math.log10(width / 3))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= width / 3 * 0.999)
     low, high = math.floor(low / step + 1e-9) * step, math.ceil((low + width) / step - 1e-9) * step

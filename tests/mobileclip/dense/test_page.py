@@ -183,6 +183,9 @@ def test_curves_of_little(tmp_path: Path) -> None:
     series = read_log(tmp_path / "log.jsonl")
     assert series["loss"][1].tolist() == [2.0]
     assert "NaN" not in curves(series, "mIoU", "higher")
+    nothing = curves({"loss": (np.array([1.0]), np.array([0.0]))}, "mIoU", "higher")
+    assert ">0.5</text>" in nothing, "of a figure that is 0 everywhere the axis goes to 1"
+    assert "e−" not in nothing
 
 
 def test_curves_of_many_figures() -> None:
