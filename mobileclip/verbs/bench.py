@@ -4,13 +4,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
 from export.targets import targets_of
-from mobileclip.errors import GateFailed
+from mobileclip.errors import GateFailed, MobileClipError
 from mobileclip.verbs.screen import progress, table
+
+if TYPE_CHECKING:
+    from benchmarks.protocol import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class Bench:
 
     mobileclip bench out/s2 out/s2-int8 --device adb --against none
 
-    mobileclip bench out/ade --device browser --runs 50 --seconds 2
+    mobileclip bench out/s2 --device browser --serve 192.168.1.20 --https
     """
 
     bundle: Positional[tuple[Path, ...]]
@@ -46,6 +49,10 @@ class Bench:
     """Run Apple's ModelBench rounds as well, with a new load each."""
     operators: bool = False
     """Tell time by operator and block as well (on a host)."""
+    serve: str | None = None
+    """With --device browser: address of this machine at which phones open the page, until Ctrl-C."""
+    https: bool = False
+    """With --serve: a certificate made here, without which a phone's page has one thread and a coarse clock."""
     out: Path = Path("runs/results")
     """Folder for the result JSONs."""
     json: bool = False
@@ -71,6 +78,8 @@ class Bench:
         )
         for bundle in self.bundle:
             Bundle.open(bundle, hashes=False)
+        if self.serve is not None:
+            return self._serve(self.serve, plan)
         with progress("measuring", self.json) as say:
             from benchmarks.measure import measure
 
@@ -92,6 +101,22 @@ class Bench:
         wrong = [result["problem"] for result in results if result["state"] == "wrong"]
         if wrong:
             raise GateFailed(" ".join(wrong).rstrip("."))
+        return 0
+
+    def _serve(self, address: str, plan: "Plan") -> int:
+        """Let phones measure; what they hand back is printed when it is over."""
+        if self.device != "browser" or len(self.bundle) != 1:
+            raise MobileClipError(
+                f"--serve shows the page of one bundle to phones, and {len(self.bundle)} for --device {self.device} "
+                "were given: give one, and --device browser."
+            )
+        from benchmarks.browser_phone import serve
+
+        results = serve(self.bundle[0], host=address, https=self.https, plan=plan, out=self.out)
+        if self.json:
+            print(json.dumps(results, indent=1))
+        elif results:
+            _print_bench(results)
         return 0
 
 

@@ -32,7 +32,7 @@ OPTIONS = {
     "calibration gate timed accept jobs force json",
     cli.Sensitivity: "checkpoint calibration out to view json",
     cli.Verify: "subject images text checkpoint heads against inputs outputs limit audit json",
-    cli.Bench: "bundle device against to view runs seconds threads sustained model_bench operators out json",
+    cli.Bench: "bundle device against to view runs seconds threads sustained model_bench operators serve https out json",
     cli.Report: "results html into json",
     cli.Apps: "what app bundle into to small json",
 }
