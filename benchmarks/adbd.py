@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -37,9 +38,11 @@ mount -t proc proc "$1/proc"
 [ -e "$1/dev/null" ] || mount --bind /dev "$1/dev"
 mount -t devpts -o ptmxmode=666 devpts "$1/dev/pts"
 mount -t tmpfs -o size="$2",mode=1777 tmpfs "$1/data/local/tmp"
+mount --bind "$3" "$1/usr/local/bin"
 exec chroot "$1" /bin/sh -c 'while :; do {ADBD} >/dev/null 2>&1; sleep 0.2; done'
 """
-"""$1: the root; $2: size of /data/local/tmp. adbd is started again when it ends, as Android's init does."""
+"""$1: the root; $2: size of /data/local/tmp; $3: a folder of programs. adbd is started again when it ends, as by
+Android's init."""
 _SERVER = "ANDROID_ADB_SERVER_PORT"
 
 
@@ -145,11 +148,12 @@ class Local:
 
 
 @contextmanager
-def device(size: str = "1g") -> Iterator[Local]:
+def device(size: str = "1g", programs: Path | None = None) -> Iterator[Local]:
     """Start an adbd, plug it in, and end it with everything it started.
 
     Args:
         size: of its /data/local/tmp, as tmpfs takes it.
+        programs: a folder whose programs it has in /usr/local/bin: what speaks for Android's services.
 
     Raises:
         MobileClipError: something that it needs is missing.
@@ -158,12 +162,14 @@ def device(size: str = "1g") -> Iterator[Local]:
     if missing is not None:
         raise MobileClipError(f"no adbd can be started here: {missing}.")
     flags = ("--net", "--mount", "--pid", "--fork", "--kill-child=SIGKILL")
-    with _own_server():
+    with _own_server(), tempfile.TemporaryDirectory() as empty:
         outer = subprocess.Popen(
-            ["unshare", *flags, "sh", "-e", "-c", _START, "adbd", str(ROOT), size],
+            ["unshare", *flags, "sh", "-e", "-c", _START, "adbd", str(ROOT), size, str(programs or empty)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},  # what is set for Python's runtimes is not the device's
+            env={
+                "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+            },  # what is set for Python's runtimes is not the device's
         )
         local = Local(pid=0)
         try:

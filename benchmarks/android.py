@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +39,8 @@ POLL_S = 2.0
 """Between two looks at the log while it measures; each look costs the device a little time."""
 THERMAL_S = 15.0
 """Between two questions to the thermal service."""
+COOL_S = 5.0
+"""Between two looks at a device that cools down."""
 _ONCE = Plan(runs=2, seconds=0, warmup_runs=1, warmup_s=0, end_to_end=False, cool_s=0)
 """For a side's memory, in a process of its own."""
 
@@ -100,7 +102,9 @@ class Android:
         result = run.result()
         if plan.memory and len(subjects) > 1 and run.state == "complete":
             for side, subject in zip(result["sides"], subjects, strict=True):
-                side["memory"] = self.run([subject], _ONCE).result()["sides"][0]["memory"]
+                side["memory"] = self.run([subject], replace(_ONCE, threads=plan.threads)).result()["sides"][0][
+                    "memory"
+                ]
         return result
 
     def run(self, subjects: Sequence[Subject], plan: Plan, *, bare: bool = False) -> "Run":
@@ -151,6 +155,8 @@ class Run:
     problem: str | None = None
     answers: list[dict[str, Any]] = field(init=False)
     thermal: list[dict[str, Any]] = field(default_factory=list)
+    battery: dict[str, Any] | None = None
+    """After the run."""
     folder: str = field(default_factory=lambda: f"{FOLDER}/run-{uuid4().hex}")
     _date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     _began: float = field(default_factory=time.monotonic)
@@ -206,6 +212,7 @@ class Run:
             self.link.text(f"touch {self.folder}/go")
             self._until_over()
             self._read_thermal("after")
+            self.battery = facts.battery(self.link) if self.about.android else None
         except DeviceError as error:
             if not self.told.proved:
                 raise
@@ -216,13 +223,11 @@ class Run:
         """Stop what still runs there and remove the run's folder; a device that is gone keeps it."""
         if not self._running:
             return
-        pid = self.told.hello.get("pid")
-        number = pid if isinstance(pid, int) and 1 < pid < 1 << 31 else None
-        # Only a process that is the runner still: its number may be another's by now.
-        stop = f"grep -q {NAME} /proc/{number}/cmdline 2>/dev/null && kill -9 {number};" if number else ""
+        # The shell that started it leads its session, so its number ends both; not where it is another's by now.
+        stop = f"p=$(cat pid 2>/dev/null) && grep -q {NAME} /proc/$p/cmdline 2>/dev/null && kill -9 -- -$p"
         with suppress(DeviceError):
             self.link.shell(
-                f"touch {self.folder}/stop 2>/dev/null; {stop} rm -rf {self.folder}",
+                f"cd {self.folder} 2>/dev/null && {{ touch stop; {stop}; }}; cd /; rm -rf {self.folder}",
                 patience_s=0 if self._lost else None,
             )
 
@@ -239,7 +244,7 @@ class Run:
         found = {
             "schema": SCHEMA_VERSION,
             "date": self._date,
-            "device": self.about.device(self.link),
+            "device": self.about.device(self.link, self.battery),
             "protocol": {
                 "order": "ABBA" if len(self.subjects) > 1 else "A",
                 "runs": self.plan.runs,
@@ -326,7 +331,7 @@ class Run:
         while (reading := self._read_thermal("cooling")) is not None and reading["status"] not in (None, "nominal"):
             if time.monotonic() >= end:
                 return
-            time.sleep(5)
+            time.sleep(COOL_S)
         if self.thermal and self.thermal[-1]["status"] in (None, "nominal"):
             self.thermal.pop()  # it was cool: the reading before says so
 

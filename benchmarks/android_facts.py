@@ -34,7 +34,7 @@ class Facts:
     memory_bytes: int | None
     details: Mapping[str, Any]
 
-    def device(self, link: Link) -> dict[str, Any]:
+    def device(self, link: Link, battery_after: Mapping[str, Any] | None) -> dict[str, Any]:
         """As the result's schema has it."""
         return {
             "kind": "android",
@@ -44,7 +44,13 @@ class Facts:
             "os": self.os,
             "cores": self.cores,
             "memory_bytes": self.memory_bytes,
-            "details": {**self.details, "android": self.android, "abi": self.abi, "link_losses": link.losses},
+            "details": {
+                **self.details,
+                "battery_after": battery_after,
+                "android": self.android,
+                "abi": self.abi,
+                "link_losses": link.losses,
+            },
         }
 
 
@@ -55,6 +61,7 @@ def read(link: Link) -> Facts:
         f"grep MemTotal /proc/meminfo; echo '{_SEPARATOR}'; grep -m1 'model name' /proc/cpuinfo; echo '{_SEPARATOR}'; "
         "grep PRETTY_NAME /etc/os-release 2>/dev/null; true"
     )
+    told = re.sub(r"[^\x20-\x7e\n]", "?", told.replace("\r", ""))
     properties, kernel, processor, release = [part.strip() for part in (told + "\n").split(_SEPARATOR)][:4]
     known = dict(_PROPERTY.findall(properties))
     lines = kernel.splitlines()
@@ -99,9 +106,11 @@ def parsed_battery(text: str) -> dict[str, Any]:
 
 
 def thermal(link: Link) -> dict[str, Any]:
-    """A reading of the thermal service: status, and the warmest skin sensor in degrees; None each where not told."""
+    """A reading of the thermal service: status, and the warmest skin sensor in degrees, else the battery; None each
+    where not told."""
     code, out = link.shell("dumpsys thermalservice")
-    return parsed_thermal(out.decode("utf-8", "replace")) if code == 0 else {"status": None, "celsius": None}
+    found = parsed_thermal(out.decode("utf-8", "replace") if code == 0 else "")
+    return found if found["celsius"] is not None else found | {"celsius": battery(link).get("celsius")}
 
 
 def parsed_thermal(text: str) -> dict[str, Any]:

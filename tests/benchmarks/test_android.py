@@ -17,7 +17,7 @@ from benchmarks import adb, adbd, android, android_facts, android_store
 from benchmarks.adb import DeviceError, Link, LinkLost, Listed, choose, devices, listed
 from benchmarks.android import Android
 from benchmarks.protocol import Plan, Subject, checked, filled
-from benchmarks.runner_build import NAME
+from benchmarks.runner_build import NAME, built
 from benchmarks.subjects import subject
 from export.manifest import Bundle
 from export.runtimes import open_artifact
@@ -300,6 +300,80 @@ def test_a_command_that_fails_or_tells_too_much(phone: Android) -> None:
         phone.link._once("yes", 10, 1000)
     with pytest.raises(LinkLost, match="adb gave no answer in time"):
         phone.link._once("sleep 9", 0.5, 1000)
+
+
+GETPROP = """#!/bin/sh
+echo '[ro.build.version.release]: [13]'
+echo '[ro.build.id]: [TQ3A.230805.001]'
+echo '[ro.product.manufacturer]: [Google]'
+echo '[ro.product.model]: [Pixel 7]'
+echo '[ro.soc.model]: [GS201]'
+echo '[ro.product.cpu.abi]: [x86_64]'
+"""
+DUMPSYS = """#!/bin/sh
+cd /data/local/tmp
+case $1 in
+battery) printf 'Current Battery Service state:\\n  level: 87\\n  temperature: 291\\n' ;;
+thermalservice) echo "Thermal Status: $(cat status)"; echo 0 >status ;;
+esac
+"""
+CMD = """#!/bin/sh
+echo "$*" >>/data/local/tmp/asked
+"""
+"""What Android answers, by its documentation, told by scripts on the Linux device: it has no such services."""
+
+
+@real
+def test_the_services_of_android_are_used(
+    sides: list[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs, runner = tmp_path / "programs", tmp_path / "runner"
+    programs.mkdir()
+    runner.mkdir()
+    for name, text in {"getprop": GETPROP, "dumpsys": DUMPSYS, "cmd": CMD}.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    for name, file in built().items():
+        (runner / name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(android, "COOL_S", 0.2)
+    with adbd.device(programs=programs) as local:
+        phone = android.find(local.serial, runner=runner / NAME)
+        phone.link.text("echo 2 >/data/local/tmp/status")  # warm once, then cool
+        result = phone.measure(sides[:1], SHORT)
+        asked = phone.link.text("cat /data/local/tmp/asked").splitlines()
+        with pytest.raises(MobileClipError, match="no runner for x86_64 Android is here: build one with the NDK"):
+            android.find(local.serial).measure(sides[:1], SHORT)
+    assert result["state"] == "complete"
+    assert result["protocol"]["fixed_performance"] is True
+    assert asked == [f"power set-fixed-performance-mode-enabled {word}" for word in ("true", "false")]
+    assert (result["device"]["name"], result["device"]["os"]) == ("Google Pixel 7", "Android 13 (TQ3A.230805.001)")
+    assert result["device"]["details"]["battery"] == {"level": 87, "celsius": 29.1}
+    assert result["device"]["details"]["battery_after"] == {"level": 87, "celsius": 29.1}
+    told = [(reading["when"], reading["status"], reading["celsius"]) for reading in result["thermal"]]
+    assert told == [("cooling", "moderate", 29.1), ("before", "nominal", 29.1), ("after", "nominal", 29.1)]
+
+
+@real
+def test_a_device_that_stays_warm_is_measured_all_the_same(
+    sides: list[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs, runner = tmp_path / "programs", tmp_path / "runner"
+    programs.mkdir()
+    runner.mkdir()
+    warm = "#!/bin/sh\necho 'Thermal Status: 3'\n"
+    for name, text in {"getprop": GETPROP, "dumpsys": warm}.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    for name, file in built().items():
+        (runner / name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(android, "COOL_S", 0.2)
+    with adbd.device(programs=programs) as local:
+        phone = android.find(local.serial, runner=runner / NAME)
+        result = phone.measure(sides[:1], dataclasses.replace(SHORT, cool_s=1))
+    assert result["state"] == "complete"
+    assert result["protocol"]["fixed_performance"] is None  # no `cmd` here
+    assert {reading["status"] for reading in result["thermal"]} == {"severe"}
+    assert [reading["when"] for reading in result["thermal"]].count("cooling") >= 2
 
 
 def test_another_target_is_told(sides: list[Subject]) -> None:
