@@ -223,3 +223,13 @@ def test_threads_of_the_host_are_its_cores(nano_bundle: Path) -> None:
     (result,) = benchmarks.measure(nano_bundle, against=[], targets=["onnx"], plan=plan)
     assert result["protocol"]["threads"] == os.cpu_count()
     assert result["device"]["kind"] == "host"
+
+
+def test_only_one_bundle_is_served_to_phones(nano_bundle: Path) -> None:
+    from mobileclip.verbs.bench import Bench
+
+    told = "--serve shows the page of one bundle to phones, and 1 for --device host were given: give one, and --device"
+    with pytest.raises(MobileClipError, match=told):
+        Bench(bundle=(nano_bundle,), serve="127.0.0.1").run()
+    with pytest.raises(MobileClipError, match="and 2 for --device browser were given"):
+        Bench(bundle=(nano_bundle, nano_bundle), device="browser", serve="127.0.0.1").run()

@@ -32,7 +32,8 @@ OPTIONS = {
     "calibration gate timed accept jobs force json",
     cli.Sensitivity: "checkpoint calibration out to view json",
     cli.Verify: "subject images text checkpoint heads against inputs outputs limit audit json",
-    cli.Bench: "bundle device against to view runs seconds threads sustained model_bench operators serve https out json",
+    cli.Bench: "bundle device against to view runs seconds threads sustained model_bench operators serve https "
+    "out json",
     cli.Report: "results html into json",
     cli.Apps: "what app bundle into to small json",
 }
@@ -111,7 +112,8 @@ def test_version() -> None:
         (["export", "missing.pt", "--out", "x"], "missing.pt does not exist: give a checkpoint, or seeded:"),
         (["verify", "missing"], "missing does not exist: give a bundle, or a .mlpackage, .onnx or .pte."),
         (["bench", "missing", "--runs", "1"], "1 runs cannot give a median and an interval: take at least 2."),
-        (["bench", "missing", "--device", "phone"], "unknown device 'phone': did you mean 'iphone'? Known: adb, adb:SERIAL, browser"),
+        (["bench", "missing", "--device", "phone"], "unknown device 'phone': did you mean 'iphone'? Known: adb, adb:S"),
+        (["bench", ".", "--device", "host", "--serve", "127.0.0.1"], ". is no bundle: it has no manifest.json"),
         (["bench", ".", "--against", "swim_l"], "unknown baseline 'swim_l': did you mean 'swin_l'?"),
         (["verify", ".", "--images", "nowhere"], "nowhere does not exist: give a path that does."),
         (["bench", "missing"], "missing is no bundle: it has no manifest.json; make one with `mobileclip export`."),
