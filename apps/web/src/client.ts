@@ -1,15 +1,18 @@
 /** The page's side of the worker: requests as promises. */
 
-import type { FromWorker, Kind, Reason, Requests } from "./messages.ts";
+import type { Failure, FromWorker, Kind, Reason, Requests } from "./messages.ts";
 
 /** A request that failed, with a sentence for whoever uses the app. */
 export class Failed extends Error {
   override name = "Failed";
   readonly reason: Reason;
+  /** Whether there is a smaller model that was not in use. */
+  readonly smaller: boolean;
 
-  constructor(reason: Reason, message: string) {
+  constructor({ reason, message, smaller }: Failure) {
     super(message);
     this.reason = reason;
+    this.smaller = smaller;
   }
 }
 
@@ -22,7 +25,7 @@ interface Waiting {
 
 export class Client {
   onProgress: Progress = () => undefined;
-  private worker: Worker;
+  private readonly worker: Worker;
   private readonly waiting = new Map<number, Waiting>();
   private next = 0;
 
@@ -36,7 +39,8 @@ export class Client {
     worker.onerror = (event) => {
       // a worker that dies takes its requests with it: on phones the usual cause is that memory ran out
       event.preventDefault();
-      this.fail(new Failed("memory", "The model's part of this page was ended, most likely because memory ran out."));
+      const message = "The model's part of this page was ended, most likely because memory ran out.";
+      this.fail(new Failed({ reason: "memory", message, smaller: false }));
     };
     return worker;
   }
@@ -48,20 +52,13 @@ export class Client {
     }
     const waiting = this.waiting.get(data.id);
     this.waiting.delete(data.id);
-    if ("failure" in data) waiting?.reject(new Failed(data.failure.reason, data.failure.message));
+    if ("failure" in data) waiting?.reject(new Failed(data.failure));
     else waiting?.resolve(data.answer);
   }
 
   private fail(error: Error): void {
     for (const { reject } of this.waiting.values()) reject(error);
     this.waiting.clear();
-  }
-
-  /** Ends the worker with all that it holds, and begins another. */
-  restart(): void {
-    this.worker.terminate();
-    this.fail(new Failed("fault", "The model was loaded anew."));
-    this.worker = this.start();
   }
 
   ask<K extends Kind>(kind: K, ask: Requests[K]["ask"], transfer: Transferable[] = []): Promise<Requests[K]["answer"]> {

@@ -148,13 +148,14 @@ function post(message: FromWorker): void {
 
 function failureOf(error: unknown): Failure {
   const message = error instanceof Error ? error.message : String(error);
-  if (error instanceof BundleError) return { reason: "bundle", message };
-  if (error instanceof PictureError) return { reason: "picture", message };
+  const smaller = model !== null && model.info.hasSmall && !model.info.small;
+  if (error instanceof BundleError) return { reason: "bundle", message, smaller };
+  if (error instanceof PictureError) return { reason: "picture", message, smaller };
   // what browsers and the runtime say of memory: RangeError of an array, bad_alloc, abort of WebAssembly
   if (error instanceof RangeError || /memory|alloc|abort/i.test(message)) {
-    return { reason: "memory", message: "This device has too little free memory for the model." };
+    return { reason: "memory", message: "This device has too little free memory for the model.", smaller };
   }
-  return { reason: "fault", message: `Something went wrong (${message.slice(0, 200)}).` };
+  return { reason: "fault", message: `Something went wrong (${message.slice(0, 200)}).`, smaller };
 }
 
 let last: Promise<void> = Promise.resolve(); // one request after the other: a session runs one thing at a time

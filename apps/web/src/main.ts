@@ -95,11 +95,12 @@ class App {
       showTabs(views);
       document.body.dataset.state = "ready";
       say(`The model ${info.name} is ready`);
-      if (info.researchOnly) notice("The weights of this model are for research only.");
+      const motto = document.querySelector(".private");
+      if (motto && info.researchOnly) motto.textContent = "All on this device; weights for research only";
       this.offerSmall(info);
     } catch (error) {
       busy(false);
-      this.failed(error, small);
+      this.failed(error);
     }
   }
 
@@ -114,14 +115,14 @@ class App {
     notice("This device has little memory. There is a smaller model that needs less of it.", button("Use the smaller model", () => this.switch(true)));
   }
 
-  private failed(error: unknown, small = this.info?.small ?? false): void {
+  private failed(error: unknown): void {
     document.body.dataset.state = this.info ? "ready" : "failed";
     const message = error instanceof Error ? error.message : String(error);
-    const reason = error instanceof Failed ? error.reason : "";
     const again = button("Try again", () => location.reload());
-    if (reason === "memory") {
-      const offer = small || this.info?.hasSmall === false ? [] : [button("Use the smaller model", () => this.switch(true))];
-      notice(`${message} Close other pages and apps, or use a smaller model.`, ...offer, again);
+    if (error instanceof Failed && error.reason === "memory") {
+      const smaller = error.smaller || (this.info !== null && this.info.hasSmall && !this.info.small);
+      const offer = smaller ? [button("Use the smaller model", () => this.switch(true))] : [];
+      notice(`${message} ${smaller ? "Use the smaller model, or close" : "Close"} other pages and apps.`, ...offer, again);
     } else if (!this.info) notice(message, again);
     else notice(message);
   }

@@ -86,6 +86,8 @@ export type Reason = "bundle" | "picture" | "memory" | "fault";
 export interface Failure {
   reason: Reason;
   message: string;
+  /** Whether there is a smaller model that was not in use. */
+  smaller: boolean;
 }
 
 export type ToWorker = { [K in Kind]: { id: number; kind: K; ask: Requests[K]["ask"] } }[Kind];

@@ -2,7 +2,7 @@
 
 import { ranked } from "../../kit/ranking.ts";
 import { Camera } from "../camera.ts";
-import { button, droppable, el, percent, pictureButton, say, shortened } from "../dom.ts";
+import { button, droppable, el, notice, percent, pictureButton, say, shortened } from "../dom.ts";
 import type { Classified } from "../messages.ts";
 import { Labels } from "./labels.ts";
 import type { Context, View } from "./view.ts";
@@ -56,6 +56,7 @@ class Classify implements View {
 
   private async take(file: File | undefined): Promise<void> {
     if (!file) return;
+    notice("");
     this.stopCamera();
     this.picture = file;
     URL.revokeObjectURL(this.address);
@@ -116,6 +117,7 @@ class Classify implements View {
       return;
     }
     this.cameraButton.disabled = true;
+    notice("");
     try {
       await this.camera.start();
       this.picture = null;

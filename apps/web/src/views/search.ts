@@ -36,7 +36,8 @@ class Search implements View {
 
   constructor(context: Context) {
     this.context = context;
-    const drop = el("div", { className: "drop" }, el("p", {}, "Drop photos here, or"), pictureButton("Add photos", true, (files) => void this.add(files)));
+    const choose = pictureButton("Add photos", true, (files) => void this.add(files));
+    const drop = el("div", { className: "drop row" }, this.status, choose);
     const form = el("form", { attrs: { role: "search" } }, el("label", { htmlFor: "query", className: "heading" }, "What is on the photo?"), this.input);
     form.onsubmit = (event) => {
       event.preventDefault();
@@ -47,7 +48,7 @@ class Search implements View {
       this.timer = window.setTimeout(() => void this.search(), PAUSE);
     };
     const progress = el("div", { className: "row" }, this.bar, this.pauseButton);
-    this.panel = el("div", {}, form, this.found, this.grid, drop, this.status, progress, this.problems, this.removeButton);
+    this.panel = el("div", {}, form, drop, progress, this.found, this.grid, this.problems, this.removeButton);
     droppable(this.panel, (files) => void this.add(files));
     void this.begin();
   }
@@ -92,7 +93,7 @@ class Search implements View {
       ? `${done} of ${waiting + done} photos indexed${this.paused ? ", paused" : ""}`
       : done
         ? `${done} ${done === 1 ? "photo" : "photos"}, all indexed`
-        : "No photos yet. They stay on this device: only small pictures and numbers are kept, in this browser.";
+        : "No photos yet: drop some here, or add them. They stay on this device.";
   }
 
   private async add(files: File[]): Promise<void> {

@@ -1,6 +1,6 @@
 /** Segmentation and depth: what each pixel is, or how far, over the picture. */
 
-import { button, droppable, el, percent, pictureButton, say } from "../dom.ts";
+import { button, droppable, el, notice, percent, pictureButton, say } from "../dom.ts";
 import type { Segmented } from "../messages.ts";
 import type { Context, View } from "./view.ts";
 
@@ -51,6 +51,7 @@ class Segment implements View {
 
   private async again(): Promise<void> {
     if (!this.file) return;
+    notice("");
     this.time.textContent = "Looking …";
     try {
       this.found = await this.context.client.ask("segment", { picture: this.file, name: this.file.name, task: this.task });
