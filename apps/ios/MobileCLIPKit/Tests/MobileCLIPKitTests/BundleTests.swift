@@ -71,6 +71,32 @@ final class BundleTests: XCTestCase {
         }
     }
 
+    /// `mobileclip apps install --small` puts a second artifact of the same view and target under small/.
+    func testTheSmallArtifact() throws {
+        let folder = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID())")
+        defer { try? FileManager.default.removeItem(at: folder) }
+        try FileManager.default.copyItem(at: Golden.folder.appendingPathComponent("bundles/good"), to: folder)
+        let path = folder.appendingPathComponent("manifest.json")
+        var whole = try XCTUnwrap(JSONSerialization.jsonObject(with: Data(contentsOf: path)) as? [String: Any])
+        var artifacts = try XCTUnwrap(whole["artifacts"] as? [[String: Any]])
+        try FileManager.default.createDirectory(at: folder.appendingPathComponent("small"), withIntermediateDirectories: true)
+        try FileManager.default.copyItem(
+            at: folder.appendingPathComponent("image.onnx"), to: folder.appendingPathComponent("small/image.onnx"))
+        artifacts.append(artifacts[0].merging(["file": "small/image.onnx", "precision": "w8a8"]) { $1 })
+        whole["artifacts"] = artifacts
+        try JSONSerialization.data(withJSONObject: whole).write(to: path)
+        let bundle = try ModelBundle(folder: folder, tokenizer: nil)
+        XCTAssert(bundle.hasSmall)
+        XCTAssertEqual(try bundle.artifact(view: "image", target: "onnx").file, "image.onnx")
+        XCTAssertEqual(try bundle.artifact(view: "image", target: "onnx", small: true).file, "small/image.onnx")
+        XCTAssertEqual(try bundle.artifact(view: "text", target: "onnx", small: true).file, "text.onnx")
+        XCTAssertEqual(try bundle.artifact(view: "image", targets: ["none", "coreml"]).file, "image.mlpackage")
+        XCTAssertThrowsError(try bundle.artifact(view: "image", targets: ["none", "nil"])) {
+            XCTAssertEqual(
+                "\($0)", "This model has no image part for none (it has coreml, onnx). Export it with --to none.")
+        }
+    }
+
     func testWhatTheGoodBundleSays() throws {
         let bundle = try ModelBundle(folder: Golden.folder.appendingPathComponent("bundles/good"), tokenizer: nil)
         XCTAssertEqual(bundle.manifest.model.logitScale, 100)

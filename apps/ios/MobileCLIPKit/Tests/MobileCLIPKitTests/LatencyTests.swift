@@ -108,7 +108,9 @@ final class LatencyTests: XCTestCase {
         XCTAssertEqual(result.sides[0].endToEnd.ms.count, 10)
         XCTAssertGreaterThan(image.runs, 60 + 3 + 12)
         let data = try result.json()
-        if let path = ProcessInfo.processInfo.environment["MOBILECLIP_RESULT"] { try data.write(to: URL(fileURLWithPath: path)) }
+        if let path = ProcessInfo.processInfo.environment["MOBILECLIP_RESULT"], !path.isEmpty {
+            try data.write(to: URL(fileURLWithPath: path))
+        }
         let json = try XCTUnwrap(try JSONSerialization.jsonObject(with: data) as? [String: Any])
         XCTAssertEqual(json["schema"] as? Int, 2)
         XCTAssert(json["problem"] is NSNull)

@@ -47,10 +47,24 @@ public struct ModelBundle: Sendable {
         return url
     }
 
+    /// Folder of what has fewer bits, which `mobileclip apps install --small` adds for devices with little memory.
+    public static let small = "small/"
+
+    public var hasSmall: Bool { manifest.artifacts.contains { $0.file.hasPrefix(Self.small) } }
+
+    /// The artifact of a view for the first of some targets that there is; with fewer bits if asked for and there.
+    public func artifact(view: String, targets: [String], small: Bool = false) throws -> Manifest.Artifact {
+        for target in targets {
+            if let found = try? artifact(view: view, target: target, small: small) { return found }
+        }
+        return try artifact(view: view, target: targets[0])
+    }
+
     /// The artifact of a view for a target.
-    public func artifact(view: String, target: String) throws -> Manifest.Artifact {
+    public func artifact(view: String, target: String, small: Bool = false) throws -> Manifest.Artifact {
         let held = manifest.artifacts.filter { $0.view == view }
-        if let found = held.first(where: { $0.target == target }) { return found }
+        let fitting = held.filter { $0.target == target }
+        if let found = fitting.first(where: { $0.file.hasPrefix(Self.small) == small }) ?? fitting.first { return found }
         let targets = Set(held.map(\.target)).sorted().joined(separator: ", ")
         throw KitError(
             .target,
