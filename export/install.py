@@ -7,11 +7,12 @@ Everything is checked before anything is written: hashes, target, preset, tokeni
 read back as a bundle, and then put there whole; a bundle that was there is replaced, anything else is left alone.
 
 With `small`, a second bundle of the same model with fewer bits, the app gets both, and offers the small one where
-memory is short.
+memory is short. The Android app takes several bundles by name, so it lies beside the first; elsewhere it is in it.
 """
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,9 @@ class App:
     dtypes: tuple[str, ...]
     """Types of inputs that it can give."""
     folder: str
-    """Where its bundle belongs, from the root of the repository."""
+    """Where its bundle belongs, from the root of the repository; `{}` is the model's name."""
+    several: bool = False
+    """Whether it takes several bundles by name."""
     most: int
     """Bytes from which `why` is said."""
     why: str
@@ -58,7 +61,8 @@ APPS: Mapping[str, App] = {
     "android": App(
         targets=("executorch-xnnpack", "executorch-vulkan"),
         dtypes=("float32", "int32", "int64"),
-        folder="apps/android/app/src/main/assets/bundle",
+        folder="apps/android/app/src/main/assets/bundles/{}",
+        several=True,
         most=200_000_000,
         why="Google Play takes no base module of more than 200 MB",
     ),
@@ -81,8 +85,10 @@ class Installed:
     """The bundle in the app."""
     artifacts: tuple[str, ...]
     """Its artifacts."""
+    beside: Path | None
+    """The bundle with fewer bits, where it is one of its own."""
     bytes: int
-    """Of all files."""
+    """Of all files of both."""
     warnings: tuple[str, ...]
     """Sentences that whoever ships the app must know."""
 
@@ -115,24 +121,44 @@ def install(
     opened = Bundle.open(bundle)
     entries = _artifacts(app, opened, chosen, bool(targets))
     second = None if small is None else _second(app, opened, Bundle.open(small), chosen)
-    folder = _place(app, into)
-    cut = _cut(opened.manifest, entries)
+    folder = _place(app, into, opened.manifest["model"]["name"])
+    beside = None
+    if second is not None and APPS[app].several:
+        _require_views(second, entries)
+        beside = _place(app, folder.with_name(f"{folder.name}-{SMALL}"), "")
+    cut = _write(opened, entries, folder, None if beside else second)
+    cuts = [cut]
+    if second is not None and beside is not None:
+        cuts.append(_write(*second, beside, None))
+    size = sum(manifest.size_of(place) for place in (folder, beside) if place is not None)
+    told = [warning for item in cuts for warning in _warnings(item)]
+    return Installed(
+        folder=folder,
+        artifacts=tuple(entry["file"] for entry in cut["artifacts"]),
+        beside=beside,
+        bytes=size,
+        warnings=tuple(dict.fromkeys([*told, *_warnings_of_place(app, folder, beside, size)])),
+    )
+
+
+def _write(
+    bundle: Bundle,
+    entries: Sequence[Mapping[str, Any]],
+    folder: Path,
+    second: tuple[Bundle, Sequence[Mapping[str, Any]]] | None,
+) -> dict[str, Any]:
+    """Make the bundle beside its place, read it back, put it there; gives its manifest without `files`."""
+    cut = _cut(bundle.manifest, entries)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
         partial = Path(name) / "bundle"
         partial.mkdir()
-        _copy(opened, cut, partial)
+        _copy(bundle, cut, partial)
         if second is not None:
             cut["artifacts"] += _copy_small(second, partial)
         _finish(cut, partial)
         Bundle.open(partial)
-        size = manifest.size_of(partial)
         _swap(partial, folder, Path(name) / "before")
-    return Installed(
-        folder=folder,
-        artifacts=tuple(entry["file"] for entry in cut["artifacts"]),
-        bytes=size,
-        warnings=tuple(_warnings(app, cut, size)),
-    )
+    return cut
 
 
 def _targets(app: str, asked: Sequence[str]) -> tuple[str, ...]:
@@ -176,7 +202,9 @@ def _check_inputs(app: str, bundle: Bundle, entry: Mapping[str, Any], names: Map
             )
 
 
-def _second(app: str, bundle: Bundle, small: Bundle, targets: Sequence[str]) -> tuple[Bundle, list[Mapping[str, Any]]]:
+def _second(
+    app: str, bundle: Bundle, small: Bundle, targets: Sequence[str]
+) -> tuple[Bundle, Sequence[Mapping[str, Any]]]:
     """The bundle with fewer bits and its artifacts, which must be of the same model and take the same inputs."""
     for key in ("model", "tokenizer", "preset"):
         if bundle.manifest[key] != small.manifest[key]:
@@ -190,10 +218,21 @@ def _second(app: str, bundle: Bundle, small: Bundle, targets: Sequence[str]) -> 
     return small, entries
 
 
-def _place(app: str, into: str | Path | None) -> Path:
+def _require_views(second: tuple[Bundle, Sequence[Mapping[str, Any]]], entries: Sequence[Mapping[str, Any]]) -> None:
+    """A bundle of its own must do all that the first does."""
+    bundle, found = second
+    lacking = {entry["view"] for entry in entries} - {entry["view"] for entry in found}
+    if lacking:
+        raise BundleError(
+            f"{bundle.path} has no {' and '.join(sorted(lacking))} view with fewer bits, and this app needs both "
+            "whole: export all views with --precision w8a8."
+        )
+
+
+def _place(app: str, into: str | Path | None, model: str) -> Path:
     if into is None:
         roots = (Path.cwd(), Path(__file__).parents[1])
-        name = APPS[app].folder
+        name = APPS[app].folder.format(re.sub(r"[^A-Za-z0-9_.-]", "-", model).strip(".") or "model")
         there = next((root / name for root in roots if (root / Path(*Path(name).parts[:2])).is_dir()), None)
         if there is None:
             raise OutputError(
@@ -307,24 +346,29 @@ def _swap(partial: Path, folder: Path, before: Path) -> None:
         raise
 
 
-def _warnings(app: str, cut: Mapping[str, Any], size: int) -> Iterator[str]:
-    sources = [
-        cut["model"]["checkpoint"],
-        *(head.get("checkpoint", {}) for head in cut.get("dense", {}).get("heads", ())),
-    ]
-    for source in sources:
+def _warnings(cut: Mapping[str, Any]) -> Iterator[str]:
+    heads = [head.get("checkpoint", {}) for head in cut.get("dense", {}).get("heads", ())]
+    for source in (cut["model"]["checkpoint"], *heads):
         if source.get("research_only"):
             yield (
                 f"the weights of {source['source']} are for research only ({source['licence']}): do not ship this app "
                 "in a product."
             )
-    if size > APPS[app].most:
-        yield (
-            f"the bundle is {size / 1e6:.0f} MB: {APPS[app].why}. Export it with fewer bits (--precision), or a "
-            "smaller model."
-        )
     for entry in cut["artifacts"]:
         if entry["gate"]["passed"] is False:
             yield f"{entry['file']} missed its gate when it was exported: its answers will differ from the model's."
     if not any(entry["view"] == "text" for entry in cut["artifacts"]) and cut["tokenizer"] is not None:
         yield "there is no text tower in it: the app can neither classify by words nor search."
+
+
+def _warnings_of_place(app: str, folder: Path, beside: Path | None, size: int) -> Iterator[str]:
+    if size > APPS[app].most:
+        yield (
+            f"the bundle is {size / 1e6:.0f} MB: {APPS[app].why}. Export it with fewer bits (--precision), or a "
+            "smaller model."
+        )
+    if APPS[app].several:
+        others = (path for path in folder.parent.iterdir() if (path / "manifest.json").is_file())
+        names = sorted(path.name for path in others if path not in (folder, beside))
+        if names:
+            yield f"the app also holds {', '.join(names)}: remove from {folder.parent} what is not wanted."

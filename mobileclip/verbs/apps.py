@@ -44,9 +44,11 @@ class Apps:
             found = install(self.app, self.bundle, into=self.into, targets=self.to, small=self.small)
         if self.json:
             told = {"folder": str(found.folder), "artifacts": found.artifacts, "bytes": found.bytes}
-            print(json.dumps({**told, "warnings": found.warnings}))
+            beside = None if found.beside is None else str(found.beside)
+            print(json.dumps({**told, "beside": beside, "warnings": found.warnings}))
             return 0
-        print(f"{found.folder}: {', '.join(found.artifacts)}; {found.bytes / 1e6:.1f} MB in all")
+        beside = "" if found.beside is None else f", and beside it {found.beside.name}"
+        print(f"{found.folder}: {', '.join(found.artifacts)}{beside}; {found.bytes / 1e6:.1f} MB in all")
         for warning in found.warnings:
             print(f"warning: {warning}")
         return 0

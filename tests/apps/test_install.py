@@ -125,12 +125,46 @@ def test_a_bundle_that_is_there_is_replaced_and_other_things_are_not(tmp_path: P
     assert (other / "letter.txt").read_text() == "dear"
 
 
+def _android(whole: dict[str, Any]) -> None:
+    for entry in whole["artifacts"][:2]:
+        entry["target"] = "executorch-xnnpack"
+
+
+def _other_android(whole: dict[str, Any]) -> None:
+    _android(whole)
+    whole["model"]["name"] = "a+b@64"
+
+
+def test_the_android_app_gets_fewer_bits_as_a_bundle_of_its_own(tmp_path: Path) -> None:
+    bundle = changed(tmp_path / "in", _android)
+    small = with_fewer_bits(tmp_path / "int8")
+    whole = json.loads((small / "manifest.json").read_text(encoding="utf-8"))
+    _android(whole)
+    manifest.write(small, whole)
+    found = install("android", bundle, into=tmp_path / "out", small=small)
+    assert found.beside == tmp_path / "out-small"
+    assert found.bytes == manifest.size_of(found.folder) + manifest.size_of(found.beside)
+    assert {entry["precision"] for entry in Bundle.open(found.folder).manifest["artifacts"]} == {"fp32"}
+    assert {entry["precision"] for entry in Bundle.open(found.beside).manifest["artifacts"]} == {"w8a8"}
+    whole["artifacts"][1].update(quantisation=None, precision="fp32")
+    manifest.write(small, whole)
+    with pytest.raises(
+        BundleError, match="has no text view with fewer bits, and this app needs both whole: export all"
+    ):
+        install("android", bundle, into=tmp_path / "out", small=small)
+
+
 def test_the_apps_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "apps" / "android").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    bundle = changed(tmp_path / "in", lambda whole: whole["artifacts"][0].update(target="executorch-xnnpack"))
+    bundle = changed(tmp_path / "in", _android)
     found = install("android", bundle)
-    assert found.folder == tmp_path / "apps/android/app/src/main/assets/bundle"
+    assert found.folder == tmp_path / "apps/android/app/src/main/assets/bundles/golden"
+    assert found.warnings == ()
+    other = changed(tmp_path / "other", _other_android)
+    found = install("android", other)
+    assert found.folder.name == "a-b-64"
+    assert f"the app also holds golden: remove from {found.folder.parent} what is not wanted." in found.warnings
     monkeypatch.setattr(module, "__file__", str(tmp_path / "nowhere" / "export" / "install.py"))
     with pytest.raises(
         OutputError, match=r"there is no web app here \(apps/web/public/bundle has no place\): start this"
