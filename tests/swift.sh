@@ -55,4 +55,4 @@ inside "$build/release/bench" "$work/golden"
 sources=$(cd "$here/apps" && find ios/App ios/MobileCLIPKit/Sources -name '*.swift' | sort)
 for file in $sources; do inside swiftc -frontend -parse -swift-version 6 "$work/$file" || { echo "failed: $file"; exit 1; }; done
 [ -z "$root" ] || [ -z "$result" ] || cp "$root$result" "$MOBILECLIP_RESULT"
-echo "passed: $(grep -c "' passed (" "$log") tests of the kit, $(echo "$sources" | wc -l) sources parsed"
+echo "passed: $(grep -c "' passed (" "$log") tests of the kit, $(($(echo "$sources" | wc -l))) sources parsed"

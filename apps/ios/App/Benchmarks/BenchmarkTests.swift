@@ -29,19 +29,6 @@ final class BenchmarkTests: XCTestCase {
         add(attachment)
     }
 
-    func testAPicture() async throws {
-        let engine = try await engine()
-        let picture = try Picture(width: 640, height: 480, pixels: .init(repeating: 100, count: 3 * 640 * 480))
-        measure(metrics: [XCTClockMetric(), XCTMemoryMetric()]) {
-            let done = expectation(description: "embedded")
-            Task {
-                _ = try? await engine.embed(picture)
-                done.fulfill()
-            }
-            wait(for: [done], timeout: 10)
-        }
-    }
-
     func testTheTokenizer() throws {
         let tokenizer = try Tokenizer(folder: Bundle.main.bundleURL)
         XCTAssertEqual(tokenizer.row("a photo of a cat").prefix(7), [49406, 320, 1125, 539, 320, 2368, 49407])

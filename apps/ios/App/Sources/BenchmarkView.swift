@@ -20,7 +20,7 @@ final class Benchmark {
             // On a thread of its own: what is timed must not wait for the app.
             let outcome = await withTaskCancellationHandler {
                 await Task.detached(priority: .userInitiated) {
-                    Result { try Measuring(engine).run(isLong: isLong) { send.yield(($0, $1)) } }
+                    Result { try Measuring(engine).run(isLong: isLong) { _ = send.yield(($0, $1)) } }
                 }.value
             } onCancel: {
                 Measuring.cancel()
@@ -65,11 +65,11 @@ struct BenchmarkView: View {
                         Button("Start") { benchmark.start(engine, isLong: isLong) }
                     }
                 } footer: {
-                    Text("At least 200 runs and 10 s of each part, after a warm-up, taking turns. Unplug the phone and close other apps.")
+                    Text("At least 200 runs and 10 s of each part, in turns, after a warm-up. Unplug the phone, close other apps.")
                 }
                 if let problem = benchmark.problem { Section { Text(problem).foregroundStyle(.red) } }
                 if let result = benchmark.result {
-                    ForEach(result.sides, id: \.name, content: SideSection.init)
+                    ForEach(result.sides, id: \.name) { SideSection(side: $0) }
                     if let file = benchmark.file {
                         ShareLink("Share the result", item: file)
                     }
@@ -87,7 +87,7 @@ private struct SideSection: View {
 
     var body: some View {
         Section(side.name) {
-            LabeledContent("Known answer", value: side.knownAnswer.right == true ? "right" : side.knownAnswer.right == false ? "wrong" : "not judged")
+            LabeledContent("Known answer", value: verdict)
             if let found = Statistics(side.steadyMs) {
                 row("Median", found.p50)
                 row("90 of 100 below", found.p90)
@@ -98,6 +98,14 @@ private struct SideSection: View {
             if let first = side.firstMs { row("First run", first) }
             if let whole = Statistics(side.endToEnd.ms) { row("From file to answer", whole.p50) }
             if let last = Statistics(side.sustainedMs) { row("After five minutes", last.p50) }
+        }
+    }
+
+    private var verdict: String {
+        switch side.knownAnswer.right {
+        case true?: String(localized: "right")
+        case false?: String(localized: "wrong")
+        case nil: String(localized: "not judged")
         }
     }
 

@@ -6,14 +6,14 @@ final class Camera: NSObject, AVCaptureVideoDataOutputSampleBufferDelegate, @unc
     let session = AVCaptureSession()
     private let queue = DispatchQueue(label: "camera")
     private let output = AVCaptureVideoDataOutput()
-    private var take: ((Picture) async -> Void)?  // on `queue`
+    private var take: (@Sendable (Picture) async -> Void)?  // on `queue`
     private var isBusy = false  // on `queue`
     private var isConfigured = false  // on `queue`
 
-    enum Access { case allowed, denied, none }
+    enum Access { case allowed, denied, absent }
 
     static func access() async -> Access {
-        guard AVCaptureDevice.default(for: .video) != nil else { return .none }
+        guard AVCaptureDevice.default(for: .video) != nil else { return .absent }
         switch AVCaptureDevice.authorizationStatus(for: .video) {
         case .authorized: return .allowed
         case .notDetermined: return await AVCaptureDevice.requestAccess(for: .video) ? .allowed : .denied

@@ -3,10 +3,17 @@ import AVFoundation
 import MobileCLIPKit
 import SwiftUI
 
+struct Answer: Identifiable {
+    let label: String
+    let probability: Double
+
+    var id: String { label }
+}
+
 @MainActor @Observable
 final class LiveClassifier {
     private(set) var access: Camera.Access?
-    private(set) var answers: [(label: String, probability: Double)] = []
+    private(set) var answers: [Answer] = []
     private(set) var milliseconds: Double?
     private(set) var problem: String?
     @ObservationIgnored let camera = Camera()
@@ -43,7 +50,7 @@ final class LiveClassifier {
         let start = ContinuousClock.now
         do {
             let embedding = try await engine.embed(picture)
-            answers = try classifier.classify(embedding)
+            answers = try classifier.classify(embedding).map { Answer(label: $0.label, probability: $0.probability) }
             let took = ContinuousClock.now - start
             milliseconds = Double(took.components.attoseconds) / 1e15 + Double(took.components.seconds) * 1000
             problem = nil
@@ -96,7 +103,7 @@ struct CameraView: View {
                 } actions: {
                     if let url = URL(string: UIApplication.openSettingsURLString) { Link("Open Settings", destination: url) }
                 }
-            case .some(.none):
+            case .absent:
                 ContentUnavailableView(
                     "No camera", systemImage: "camera.fill", description: Text("This device has no camera. Try the photos."))
             case .allowed: seen
@@ -112,7 +119,7 @@ struct CameraView: View {
                 VStack(alignment: .leading, spacing: 8) {
                     if let problem = live.problem { Text(problem).foregroundStyle(.red) }
                     if live.answers.isEmpty && live.problem == nil { Text("Add a label to look for.") }
-                    ForEach(live.answers.prefix(5), id: \.label) { AnswerRow(label: $0.label, probability: $0.probability) }
+                    ForEach(live.answers.prefix(5)) { AnswerRow(label: $0.label, probability: $0.probability) }
                     if let milliseconds = live.milliseconds {
                         Text("\(milliseconds, specifier: "%.0f") ms a picture").font(.caption).foregroundStyle(.secondary)
                     }

@@ -30,7 +30,7 @@ struct DenseView: View {
         if engine.tasks.isEmpty {
             ContentUnavailableView(
                 "No dense part", systemImage: "square.stack.3d.up.slash",
-                description: Text("This model has no segmentation, depth or detection. Export a CLIP with heads, or a dense checkpoint."))
+                description: Text("This model has no segmentation, depth or detection. Export a checkpoint with such a head."))
         } else {
             ScrollView {
                 VStack(alignment: .leading, spacing: 12) {
@@ -66,7 +66,7 @@ struct DenseView: View {
             .accessibilityLabel(seen?.summary ?? String(localized: "Photo"))
         if let seen {
             Text(seen.summary)
-            Slider(value: $share) { Text("Strength of the overlay") }
+            Slider(value: $share, in: 0...1, label: { Text("Strength of the overlay") })
         }
     }
 

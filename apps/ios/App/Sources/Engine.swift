@@ -57,7 +57,9 @@ actor Engine {
             return try ExecuTorchRunner(bundle, artifact)
         #else
             throw KitError(
-                .target, "This app was built without ExecuTorch. Export the model with --to coreml, or build with MOBILECLIP_EXECUTORCH=1.")
+                .target,
+                "This app was built without ExecuTorch. Export the model with --to coreml, or build with "
+                    + "MOBILECLIP_EXECUTORCH=1.")
         #endif
     }
 

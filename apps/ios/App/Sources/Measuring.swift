@@ -22,20 +22,20 @@ struct Measuring {
         return try measureLatency(subjects(), plan: plan, in: surroundings)
     }
 
-    private func subjects() throws -> [Subject] {
+    private func subjects() throws -> [MobileCLIPKit.Subject] {
         let parts = [engine.image, engine.text, engine.dense].compactMap { $0 }
         let (bundle, name) = (engine.bundle, engine.bundle.manifest.model.name)
         return try parts.map { artifact in
             let shown = "\(name) \(artifact.view) \(artifact.target) \(artifact.precision)"
             let answer = try KnownAnswer(bundle, artifact)
             guard artifact.view == "image", let input = artifact.inputs.first else {
-                return Subject(name: shown, answer: answer, load: { try Engine.load(bundle, artifact) })
+                return MobileCLIPKit.Subject(name: shown, answer: answer, load: { try Engine.load(bundle, artifact) })
             }
             let fit = try Fit(input, dense: bundle.manifest.dense)
             let (photo, size) = try Self.photo()
             let scale = bundle.manifest.model.logitScale ?? 100
             let texts = Self.vectors(engine.words.labels.count, bundle.manifest.model.embedDim ?? 512)
-            return Subject(
+            return MobileCLIPKit.Subject(
                 name: shown, answer: answer, load: { try Engine.load(bundle, artifact) },
                 wholeRun: { runner in
                     var (picture, outputs) = (Picture?.none, [Tensor]())
@@ -90,7 +90,7 @@ struct Measuring {
         var count = mach_msg_type_number_t(MemoryLayout<task_vm_info_data_t>.size / MemoryLayout<natural_t>.size)
         let status = withUnsafeMutablePointer(to: &info) { pointer in
             pointer.withMemoryRebound(to: integer_t.self, capacity: Int(count)) {
-                task_info(mach_task_self_, task_flavor_t(TASK_VM_INFO), $0, &count)
+                task_info(task_self_trap(), task_flavor_t(TASK_VM_INFO), $0, &count)
             }
         }
         return status == KERN_SUCCESS ? Int(info.phys_footprint) : nil

@@ -72,7 +72,8 @@ final class PhotoLibrary {
         isIndexing = true
         problem = nil
         work = Task(priority: .utility) {
-            let held = UIApplication.shared.beginBackgroundTask()  // so that the photo at work is finished
+            // so that the photo at work is finished when the user leaves the app
+            let held = UIApplication.shared.beginBackgroundTask { [weak self] in self?.pause() }
             defer { UIApplication.shared.endBackgroundTask(held) }
             await run(index)
             isIndexing = false
@@ -93,11 +94,11 @@ final class PhotoLibrary {
                 continue
             }
             do {
-                guard let image = await Self.image(of: asset, side: 512)?.cgImage else {
+                guard let picture = try await Self.picture(of: asset) else {
                     skipped += 1
                     continue
                 }
-                try await index.add(asset.localIdentifier, engine.embed(Picture(image)))
+                try await index.add(asset.localIdentifier, engine.embed(picture))
                 indexed += 1
             } catch let error as KitError where error.code == .picture {
                 skipped += 1
@@ -116,7 +117,7 @@ final class PhotoLibrary {
         do {
             let question = try await engine.embed(text)
             let found = try await index.search(question, most: 60)
-            let fetched = PHAsset.fetchAssets(withLocalIdentifiers: found.map(\.name), options: nil)
+            let fetched = PHAsset.fetchAssets(withLocalIdentifiers: found.map { $0.name }, options: nil)
             var byName: [String: PHAsset] = [:]
             fetched.enumerateObjects { asset, _, _ in byName[asset.localIdentifier] = asset }
             results = found.compactMap { byName[$0.name] }
@@ -127,8 +128,13 @@ final class PhotoLibrary {
         }
     }
 
+    /// nil where the photo is not on this device.
+    private nonisolated static func picture(of asset: PHAsset) async throws -> Picture? {
+        try await image(of: asset, side: 512)?.cgImage.map { try Picture($0) }
+    }
+
     /// Upright, its short side about `side` pixels, only from this device.
-    static func image(of asset: PHAsset, side: CGFloat) async -> UIImage? {
+    nonisolated static func image(of asset: PHAsset, side: CGFloat) async -> UIImage? {
         let options = PHImageRequestOptions()
         options.deliveryMode = .highQualityFormat
         options.resizeMode = .fast

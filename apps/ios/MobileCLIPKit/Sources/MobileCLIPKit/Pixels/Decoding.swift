@@ -34,32 +34,73 @@
 
         /// An image in memory, as it lies.
         public init(_ image: CGImage) throws {
+            guard image.width > 0, image.height > 0, image.width <= Self.most / image.height else { throw Self.unreadable }
+            self = try Self.stored(image) ?? Self.drawn(image)
+        }
+
+        /// The decoder's own bytes, where they are 8-bit grey or RGB that no alpha was multiplied into.
+        private static func stored(_ image: CGImage) throws -> Picture? {
+            let channels = image.bitsPerPixel / 8
+            let order = image.bitmapInfo.intersection(.byteOrderMask)
+            let isPlain = order.isEmpty || order == .byteOrder32Big
+            let alphas: [CGImageAlphaInfo] = [.none, .last, .noneSkipLast]
+            guard image.bitsPerComponent == 8, !image.bitmapInfo.contains(.floatComponents), isPlain,
+                alphas.contains(image.alphaInfo), let data = image.dataProvider?.data as Data?
+            else { return nil }
+            let layout: Layout
+            switch (image.colorSpace?.model, channels) {
+            case (.monochrome, 1): layout = .grey
+            case (.monochrome, 2): layout = .greyAlpha
+            case (.rgb, 4): layout = .alpha
+            case (.rgb, 3):
+                let pixels = lines(data, image, channels)
+                return try pixels.map { try Picture(width: image.width, height: image.height, pixels: $0) }
+            default: return nil
+            }
+            return try lines(data, image, channels).map {
+                try Picture(width: image.width, height: image.height, layout: layout, pixels: $0)
+            }
+        }
+
+        /// Without what pads the lines; nil where the bytes do not suffice.
+        private static func lines(_ data: Data, _ image: CGImage, _ channels: Int) -> [UInt8]? {
+            let width = channels * image.width
+            guard image.bytesPerRow >= width, data.count >= image.bytesPerRow * (image.height - 1) + width else { return nil }
+            return data.withUnsafeBytes { bytes in
+                var out: [UInt8] = []
+                out.reserveCapacity(width * image.height)
+                for row in 0..<image.height { out += bytes[(row * image.bytesPerRow)..<(row * image.bytesPerRow + width)] }
+                return out
+            }
+        }
+
+        /// Every other kind, by way of a canvas.
+        private static func drawn(_ image: CGImage) throws -> Picture {
             let (width, height) = (image.width, image.height)
-            guard width > 0, height > 0, width <= Self.most / height else { throw Self.unreadable }
-            let isRGB = image.colorSpace?.model == .rgb
-            guard let space = isRGB ? image.colorSpace : CGColorSpace(name: CGColorSpace.sRGB) else { throw Self.unreadable }
+            let own = image.colorSpace.flatMap { $0.model == .rgb && $0.supportsOutput ? $0 : nil }
+            guard let space = own ?? CGColorSpace(name: CGColorSpace.sRGB) else { throw unreadable }
             var raw = [UInt8](repeating: 0, count: 4 * width * height)
-            let drawn = raw.withUnsafeMutableBytes { bytes -> Bool in
+            let isDrawn = raw.withUnsafeMutableBytes { bytes -> Bool in
                 guard
                     let context = CGContext(
                         data: bytes.baseAddress, width: width, height: height, bitsPerComponent: 8, bytesPerRow: 4 * width,
-                        space: space.supportsOutput ? space : CGColorSpaceCreateDeviceRGB(),
-                        bitmapInfo: CGImageAlphaInfo.premultipliedLast.rawValue)
+                        space: space, bitmapInfo: CGImageAlphaInfo.premultipliedLast.rawValue)
                 else { return false }
                 context.interpolationQuality = .none
                 context.draw(image, in: CGRect(x: 0, y: 0, width: width, height: height))
                 return true
             }
-            guard drawn else { throw Self.unreadable }
+            guard isDrawn else { throw unreadable }
             var pixels = [UInt8](repeating: 0, count: 3 * width * height)
             for place in 0..<(width * height) {
                 let alpha = Int(raw[4 * place + 3])
                 for channel in 0..<3 {
                     let value = Int(raw[4 * place + channel])
-                    pixels[3 * place + channel] = alpha == 0 || alpha == 255 ? UInt8(value) : UInt8(min(255, (value * 255 + alpha / 2) / alpha))
+                    let whole = alpha == 0 || alpha == 255 ? value : min(255, (value * 255 + alpha / 2) / alpha)
+                    pixels[3 * place + channel] = UInt8(whole)
                 }
             }
-            self = try Picture(width: width, height: height, pixels: pixels)
+            return try Picture(width: width, height: height, pixels: pixels)
         }
 
         /// For the screen.
