@@ -1,11 +1,13 @@
 """`mobileclip train`."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
+from mobileclip.errors import TrainingError
 from mobileclip.recipes import assignments, recipe_of, require_shards
 
 
@@ -22,8 +24,8 @@ class Train:
     """Name: mci2-datacompdr, mci2-scratch, mci0-datacompdr, mci0-scratch, finetune-from-released or nano-scenes."""
     shards: tuple[str, ...] = ()
     """Folders, globs, brace patterns or URLs of tars."""
-    out: Path
-    """Folder of the run; one that holds this run already is gone on with."""
+    out: Path | None = None
+    """Folder of the run; one that holds this run already is gone on with. Only --show needs none."""
     qat: str = ""
     """Trained checkpoint to train further with the rounding of int8 artifacts; texts stay as they are."""
     val: Path | None = None
@@ -49,11 +51,13 @@ class Train:
             print(json.dumps(recipe.as_dict(), indent=1))
             return 0
         require_shards(recipe)
-        from mobileclip.distributed import rank
+        if self.out is None:
+            raise TrainingError("a run needs --out with its folder; only --show does without.")
+        speaks = os.environ.get("RANK", "0") == "0"  # the group has been left when a run is over
         from mobileclip.train import train
 
         checkpoint = train(recipe, self.out)
-        if rank() == 0:
+        if speaks:
             record = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["record"]
             if self.json:
                 print(json.dumps(record))

@@ -100,6 +100,10 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
         assert f"HEAVY [] CODE {code}" in done.stdout, (args, done.stdout[-300:], done.stderr[-300:])
 
 
+def test_a_recipe_is_shown_without_a_folder() -> None:
+    assert json.loads(run("train", "mci2-scratch", "--show", code=0).stdout)["name"] == "mci2-scratch"
+
+
 def test_version() -> None:
     assert run("--version", code=0).stdout.startswith("mobileclip 0.")
 
@@ -110,6 +114,7 @@ def test_version() -> None:
         (["export", "seeded:nano", "--out", "x", "--to", "onxx"], "unknown target 'onxx': did you mean 'onnx'?"),
         (["export", "seeded:mobileclip_s9", "--out", "x"], "unknown model 'mobileclip_s9': did you mean 'mobileclip_s"),
         (["export", "missing.pt", "--out", "x"], "missing.pt does not exist: give a checkpoint, or seeded:"),
+        (["train", "nano-scenes", "--shards", "missing"], "a run needs --out with its folder; only --show does"),
         (["verify", "missing"], "missing does not exist: give a bundle, or a .mlpackage, .onnx or .pte."),
         (["bench", "missing", "--runs", "1"], "1 runs cannot give a median and an interval: take at least 2."),
         (["bench", "missing", "--device", "phone"], "unknown device 'phone': did you mean 'iphone'? Known: adb, adb:S"),
