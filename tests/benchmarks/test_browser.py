@@ -217,6 +217,12 @@ def test_a_silent_page_is_given_up(page: Path, subjects: list[Subject], monkeypa
         Browser(program=wrapped(tmp_path, "exec sleep 60")).measure(subjects[:1], SHORT)
 
 
+def test_a_page_that_gets_no_farther_is_given_up(page: Path, subjects: list[Subject], monkeypatch: Any) -> None:
+    monkeypatch.setattr(browser, "STUCK_S", 2.0)  # what is measured is handed over every 5 s
+    with pytest.raises(MobileClipError, match=r"the page has got no farther than '.*' for 2 s, while .*: nothing was"):
+        find().measure(subjects[:1], Plan(runs=100_000, seconds=600))
+
+
 def test_without_browser_or_provider_there_is_a_sentence(monkeypatch: Any, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown provider of a browser 'webgl'"):
         find("webgl")
