@@ -373,6 +373,10 @@ def test_a_device_with_little_memory_is_offered_the_smaller_model(
     folder = with_bundle(built, bundle, tmp_path / "app", small)
     plenty: Mapping[str, Any] = drive("start", folder=folder, memory=8)["first"]
     assert plenty["notice"] == ""
+    none = drive("start", folder=folder, wasmPages=500)["first"]  # 32 MB for all that WebAssembly does
+    assert none["state"] == "failed"
+    assert none["notice"].startswith("This device has too little free memory for the model. Use the smaller model, or")
+    assert "Use the smaller model\n" in none["notice"]
     found = drive("start", folder=folder, memory=0.01, press="Use the smaller model")
     assert found["first"]["notice"].startswith(
         "This device has little memory. There is a smaller model that needs less"

@@ -256,13 +256,16 @@ async function accessible(page) {
   return violations.map((item) => `${item.id}: ${item.nodes.map((node) => node.html).join(" ")}`.slice(0, 300));
 }
 
-const [name, given] = process.argv.slice(2);
+const name = process.argv[2];
+const given = JSON.parse(process.argv[3]);
+// pages of 64 KiB that WebAssembly gets at most: a device with little memory
+const pages = given.wasmPages ? [`--js-flags=--wasm-max-mem-pages=${given.wasmPages}`] : [];
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--use-fake-device-for-media-stream", "--enable-unsafe-swiftshader"],
+  args: ["--no-sandbox", "--use-fake-device-for-media-stream", "--enable-unsafe-swiftshader", ...pages],
 });
 try {
-  console.log(JSON.stringify(await scenarios[name](browser, JSON.parse(given))));
+  console.log(JSON.stringify(await scenarios[name](browser, given)));
 } finally {
   await browser.close();
 }
