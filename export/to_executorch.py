@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.keys import short_keys
 from export.targets import precision_of, preset_of
 from export.views import View
 
@@ -45,7 +46,8 @@ def lower_xnnpack(view: View, path: Path, preset: str, module: nn.Module | None 
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.utils.configs import get_transform_passes
 
-    return _lower(module or view, view.example, path, [XnnpackPartitioner()], get_transform_passes())
+    with short_keys():
+        return _lower(module or view, view.example, path, [XnnpackPartitioner()], get_transform_passes())
 
 
 def lower_coreml(view: View, path: Path, preset: str, module: nn.Module | None = None) -> Delegation:

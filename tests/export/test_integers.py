@@ -1,5 +1,6 @@
 """Views in 8 bits: near their floats, with blocks in floats where asked, corrected, one delegate on XNNPACK."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def test_near_its_floats_and_one_delegate(view: View, inputs: list[Tensor], tmp_
     assert all(torch.equal(value, before[name]) for name, value in form.state_dict().items())
     found = lower_xnnpack(form, tmp_path / "int8.pte", "apple", small)
     assert (found.delegates, dict(found.loose)) == (1, {})
+    assert not re.search(rb"[0-9a-f]{17}", (tmp_path / "int8.pte").read_bytes())  # names of constants are short
     session = open_artifact(tmp_path / "int8.pte", "executorch-xnnpack", 1)
     for x in inputs[8:]:
         (got,) = session.run([x.numpy()])
