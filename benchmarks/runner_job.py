@@ -134,6 +134,8 @@ class Told:
     peak_bytes: int | None = None
     loop: tuple[float, float] | None = None
     """Wall time of the timed part, and the sum of what was timed in it; ms."""
+    cpu_ms: float | None = None
+    """Processor time of the timed part, of all threads."""
     proved: bool = False
     """Whether the first runs are over."""
     done: bool = False
@@ -179,6 +181,7 @@ class Told:
             self.peak_bytes = _bytes(event.get("peak_bytes"))
         elif name == "loop":
             self.loop = (_time(event.get("wall_ms")) or 0.0, _time(event.get("timed_ms")) or 0.0)
+            self.cpu_ms = _time(event.get("cpu_ms"))
         elif name == "thermal":
             self.thermal.append(_reading(event))
         elif name == "first":

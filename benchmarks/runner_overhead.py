@@ -6,11 +6,12 @@
 Three questions, one program. Overhead: inside one process the module's call is timed in turns with the bare
 `Method::execute()`, and the loop's wall time is held against the sum of what was timed in it. Spread: the medians of
 several runs, each a process of its own. Agreement: Python's runtime with as many threads between those runs, in the
-same minutes, and outputs equal to the bit. A computer that is not quiet shows in the spread; the others are ratios of
-neighbours.
+same minutes, and outputs equal to the bit. On a computer that is not quiet the clock on the wall tells of its
+neighbours, which the spread shows; processor time for a run, told beside it, does so much less.
 """
 
 import argparse
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def table(found: Sequence[Mapping[str, Any]]) -> str:
     """Results of this study as a Markdown table."""
     head = "| artifact | threads | call over bare method | loop over what it times | spread of p50 | runner p50 ms "
-    rows = [head + "| Python p50 ms | runner / Python |", "|---|---|---|---|---|---|---|---|"]
+    rows = [
+        head + "| Python p50 ms | runner / Python, wall p50 | in processor time |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for item in found:
         python = item.get("python_p50_ms")
         cells = (
@@ -67,6 +71,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
             f"{np.median(item['runner_p50_ms']):.2f}",
             f"{np.median(python):.2f}" if python else "–",
             f"{item['agreement']:.3f}" if python else "–",
+            f"{item['cpu_agreement']:.3f}" if python else "–",
         )
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)
@@ -95,26 +100,32 @@ def _measured(phone: android.Android, chosen: Subject, args: Namespace) -> dict[
     session = open_artifact(chosen.file, TARGET, args.threads) if local else None
     wanted = [sha256(array.tobytes()).hexdigest() for array in session.run([chosen.feed])] if session else None
     rounds: list[dict[str, list[float]]] = []
-    loops = []
+    loops: list[float] = []
+    spent: dict[str, list[float]] = {"runner": [], "python": []}
     for _ in range(args.rounds):
         run = phone.run([chosen], plan, bare=True)
         result = run.result()
         if run.state != "complete" or (wanted and result["sides"][0]["known_answer"]["sha256"] != wanted):
             raise GateFailed(run.problem or "the runner's outputs are not those of Python's runtime, bit for bit")
-        assert run.told.loop is not None
+        assert run.told.loop is not None and run.told.cpu_ms is not None  # noqa: PT018
         loops.append(run.told.loop[0] / run.told.loop[1] - 1)
         samples = run.told.sides[0].samples
         entry = {"runner": samples["steady"], "bare": samples["bare"]}
+        spent["runner"].append(run.told.cpu_ms / (2 * len(samples["steady"])))
         if session is not None:
             for _ in range(plan.warmup_runs):
                 session.run([chosen.feed])
             # as many pairs as the runner's, so that both sides last as long and see the same neighbours
+            before = time.process_time()
             entry["python"] = [timed(lambda: session.run([chosen.feed])) for _ in range(2 * len(entry["runner"]))]
+            spent["python"].append(1000 * (time.process_time() - before) / len(entry["python"]))
         rounds.append(entry)
-    return _figures(rounds, loops)
+    return _figures(rounds, loops, spent)
 
 
-def _figures(rounds: Sequence[Mapping[str, Sequence[float]]], loops: Sequence[float]) -> dict[str, Any]:
+def _figures(
+    rounds: Sequence[Mapping[str, Sequence[float]]], loops: Sequence[float], spent: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
     medians = {part: [float(np.median(entry[part])) for entry in rounds] for part in rounds[0]}
     runner = medians["runner"]
     found: dict[str, Any] = {
@@ -123,9 +134,14 @@ def _figures(rounds: Sequence[Mapping[str, Sequence[float]]], loops: Sequence[fl
         "spread": (max(runner) - min(runner)) / float(np.median(runner)),
         "runner_p50_ms": runner,
         "bare_p50_ms": medians["bare"],
+        "cpu_ms": {part: list(values) for part, values in spent.items()},
         "rounds_ms": [{part: list(values) for part, values in entry.items()} for entry in rounds],
     }
     if "python" in medians:
         python = medians["python"]
-        found |= {"python_p50_ms": python, "agreement": float(np.median(np.divide(runner, python)))}
+        found |= {
+            "python_p50_ms": python,
+            "agreement": float(np.median(np.divide(runner, python))),
+            "cpu_agreement": float(np.median(np.divide(spent["runner"], spent["python"]))),
+        }
     return found

@@ -8,11 +8,19 @@
 
 namespace runner {
 
-double now_s() {
+namespace {
+
+double seconds_of(clockid_t clock) {
   timespec time{};
-  clock_gettime(CLOCK_MONOTONIC, &time);
+  clock_gettime(clock, &time);
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
+
+}  // namespace
+
+double now_s() { return seconds_of(CLOCK_MONOTONIC); }
+
+double spent_s() { return seconds_of(CLOCK_PROCESS_CPUTIME_ID); }
 
 namespace {
 

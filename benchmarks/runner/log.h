@@ -10,6 +10,9 @@ namespace runner {
 // Seconds of CLOCK_MONOTONIC, which no setting of the clock moves.
 double now_s();
 
+// Seconds of processor time of all threads of this process.
+double spent_s();
+
 // One line of the log, built field by field.
 class Event {
  public:

@@ -121,7 +121,7 @@ void timed_runs(Sides& sides, const Job& job, Log& log) {
     }
     return true;
   };
-  const double start = now_s();
+  const double start = now_s(), spent = spent_s();
   double bare_ms = 0, read = start;
   while (!enough()) {
     for (const std::size_t i : order) {
@@ -148,7 +148,10 @@ void timed_runs(Sides& sides, const Job& job, Log& log) {
   bare.write(true);
   double timed_ms = bare_ms;
   for (const double sum : sums) timed_ms += sum;
-  log.write(Event("loop").number("wall_ms", 1000 * (now_s() - start)).number("timed_ms", timed_ms));
+  log.write(Event("loop")
+                .number("wall_ms", 1000 * (now_s() - start))
+                .number("timed_ms", timed_ms)
+                .number("cpu_ms", 1000 * (spent_s() - spent)));
 }
 
 void whole_runs(Sides& sides, int runs, Log& log) {

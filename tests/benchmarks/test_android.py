@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import export
 from benchmarks import adb, adbd, android, android_facts, android_store
 from benchmarks.adb import DeviceError, Link, LinkLost, Listed, choose, devices, listed
 from benchmarks.android import Android
@@ -190,6 +191,21 @@ def test_a_wrong_known_answer_is_the_result(phone: Android, sides: list[Subject]
     assert not any(side["steady_ms"] or side["end_to_end"]["ms"] for side in result["sides"])
     short = dataclasses.replace(image, expected=[image.expected[0][:, :7]])
     assert "(outputs of another size)" in phone.measure([short], SHORT)["problem"]
+
+
+@real
+def test_labels_are_judged_by_their_share_and_shown(phone: Android, tmp_path: Path) -> None:
+    bundle = Bundle.open(export.export("seeded:nano+semfpn_phone@64", [TARGET], tmp_path / "seg"))
+    view = bundle.manifest["artifacts"][0]["view"]
+    chosen = subject(bundle, view, TARGET, tmp_path)
+    result = phone.measure([chosen], SHORT)
+    assert result["state"] == "complete"
+    side = result["sides"][0]
+    assert side["known_answer"]["equal"] >= chosen.gate.equal
+    assert side["end_to_end"]["reason"] is None
+    assert min(side["end_to_end"]["after_ms"]) > 0.1  # 1280 x 960 pixels are enlarged to and coloured
+    other = dataclasses.replace(chosen, expected=[array + 1 for array in chosen.expected])
+    assert phone.measure([other], SHORT)["state"] == "wrong"
 
 
 @real

@@ -30,10 +30,12 @@ def test_the_study_is_measured_and_told(
     found = json.loads(file.read_text())
     assert found["study"] == "runner_overhead"
     assert len(found["runner_p50_ms"]) == len(found["python_p50_ms"]) == 2
-    assert found["loop_overhead"] < 0.01
+    # a busy computer takes the processor between two runs as well: the bounds are those of something broken
+    assert 0 <= found["loop_overhead"] < 0.5
+    assert 0.3 < found["cpu_agreement"] < 2
     # the input's copy and the module's checks: microseconds, which only a program this small shows
     microseconds = 1000 * (np.median(found["runner_p50_ms"]) - np.median(found["bare_p50_ms"]))
-    assert microseconds < 60
+    assert microseconds < 100
     assert f"| {found['artifact']} | 1 |" in capsys.readouterr().out
 
 
@@ -58,12 +60,15 @@ def test_a_runner_that_disagrees_with_python_ends_it(
 
 def test_figures_and_table() -> None:
     rounds = [{"runner": [2.0, 2.02, 2.04], "bare": [2.0] * 3, "python": [2.0] * 6}] * 2
-    figures = runner_overhead._figures(rounds, [0.001, 0.003])
+    figures = runner_overhead._figures(rounds, [0.001, 0.003], {"runner": [1.0, 1.0], "python": [1.0, 0.8]})
     assert figures["call_overhead"] == pytest.approx(0.01)
     assert figures["loop_overhead"] == pytest.approx(0.002)
     assert figures["agreement"] == pytest.approx(1.01)
+    assert figures["cpu_agreement"] == pytest.approx(1.125)
     assert figures["spread"] == 0
     row = runner_overhead.table([{"artifact": "a", "threads": 1, **figures}]).splitlines()[-1]
-    assert row == "| a | 1 | +1.00 % | +0.20 % | 0.0 % | 2.02 | 2.00 | 1.010 |"
-    phone = {key: value for key, value in figures.items() if not key.startswith(("python", "agreement"))}
-    assert runner_overhead.table([{"artifact": "a", "threads": 4, **phone}]).endswith("| 2.02 | – | – |")
+    assert row == "| a | 1 | +1.00 % | +0.20 % | 0.0 % | 2.02 | 2.00 | 1.010 | 1.125 |"
+    phone = {
+        key: value for key, value in figures.items() if not key.startswith(("python", "agreement", "cpu_agreement"))
+    }
+    assert runner_overhead.table([{"artifact": "a", "threads": 4, **phone}]).endswith("| 2.02 | – | – | – |")
