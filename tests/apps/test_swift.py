@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 IOS = ROOT / "apps" / "ios"
 PROJECT = IOS / "MobileCLIP.xcodeproj" / "project.pbxproj"
 CAPTIONS_MS, SEARCH_MS = 50, 20
-"""What 1,000 captions and a search of 100,000 embeddings may take on one core of a machine that does nothing else."""
+"""Processor time that 1,000 captions and a search of 100,000 embeddings may take."""
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,8 @@ def test_the_kit_is_fast(swift: tuple[list[str], Path]) -> None:
     lines, _ = swift
     figures = json.loads(next(line for line in lines if line.startswith("{")))
     print(figures)
-    busy = max(os.getloadavg()[0] / (os.cpu_count() or 1), 1)  # other work on this machine makes everything slower
-    assert 0 < figures["tokenise_1000_captions_ms"] < CAPTIONS_MS * busy
-    assert 0 < figures["search_100000_int8_ms"] < SEARCH_MS * busy
+    assert 0 < figures["tokenise_1000_captions_ms"] < CAPTIONS_MS
+    assert 0 < figures["search_100000_int8_ms"] < SEARCH_MS
     assert figures["search_100000_signs_first_ms"] < figures["search_100000_int8_ms"]
 
 

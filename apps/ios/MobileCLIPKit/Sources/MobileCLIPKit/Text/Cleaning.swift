@@ -8,8 +8,14 @@ struct CleaningTables: Decodable, Sendable {
     let numeric: [UInt32: [UInt32]]
     let removedNumeric: Set<UInt32>
     let characters: [UInt32: [UInt32]]
-    let removed: Set<UInt32>
-    let spaces: Set<UInt32>
+    /// What is asked of every character, by code point; none beyond this table is special.
+    private let flags: [UInt8]
+
+    private static let isTranslated: UInt8 = 1, isRemoved: UInt8 = 2, isSpace: UInt8 = 4
+
+    func translates(_ code: UInt32) -> Bool { code < 0x10000 && flags[Int(code)] & Self.isTranslated != 0 }
+    func removes(_ code: UInt32) -> Bool { code < 0x10000 && flags[Int(code)] & Self.isRemoved != 0 }
+    func parts(_ code: UInt32) -> Bool { code < 0x10000 && flags[Int(code)] & Self.isSpace != 0 }
 
     private enum Keys: String, CodingKey {
         case version, entities, capitals, numeric, characters, removed, spaces
@@ -26,8 +32,19 @@ struct CleaningTables: Decodable, Sendable {
         numeric = try Self.byCode(values, .numeric)
         characters = try Self.byCode(values, .characters)
         removedNumeric = Set(try values.decode([UInt32].self, forKey: .removedNumeric))
-        removed = Set(try values.decode([UInt32].self, forKey: .removed))
-        spaces = Set(try values.decode([UInt32].self, forKey: .spaces))
+        var flags = [UInt8](repeating: 0, count: 0x10000)
+        for (codes, flag) in try [
+            (Array(characters.keys), Self.isTranslated), (values.decode([UInt32].self, forKey: .removed), Self.isRemoved),
+            (values.decode([UInt32].self, forKey: .spaces), Self.isSpace),
+        ] {
+            for code in codes {
+                guard code < 0x10000 else {
+                    throw DecodingError.dataCorruptedError(forKey: .version, in: values, debugDescription: "code \(code)")
+                }
+                flags[Int(code)] |= flag
+            }
+        }
+        self.flags = flags
     }
 
     private static func byCode(_ values: KeyedDecodingContainer<Keys>, _ key: Keys) throws -> [UInt32: [UInt32]] {
@@ -64,7 +81,7 @@ struct Cleaning: Sendable {
             start = end
         }
         for _ in 0..<2 { fixed = unescaped(fixed) }
-        return fixed.split { tables.spaces.contains($0) }.map { lowered(Array($0)) }
+        return fixed.split { tables.parts($0) }.map { lowered(Array($0)) }
     }
 
     /// One line, until nothing changes.
@@ -74,7 +91,7 @@ struct Cleaning: Sendable {
             let before = now
             if entities { now = strictlyUnescaped(now) }
             now = withoutEscapes(brokenLines(translated(now)))
-            now.removeAll { tables.removed.contains($0) }
+            now.removeAll { tables.removes($0) }
             if now.contains(where: { $0 >= 0x300 }) { now = codes(string(now).precomposedStringWithCanonicalMapping) }
             if now == before { break }
         }
@@ -82,7 +99,7 @@ struct Cleaning: Sendable {
     }
 
     private func translated(_ text: [UInt32]) -> [UInt32] {
-        guard text.contains(where: { tables.characters[$0] != nil }) else { return text }
+        guard text.contains(where: tables.translates) else { return text }
         return text.flatMap { tables.characters[$0] ?? [$0] }
     }
 
