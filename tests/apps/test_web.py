@@ -273,6 +273,23 @@ def test_search_goes_on_where_it_stopped(drive: Drive, app: Path, sharp: Clip, t
     assert dict(found["order"]) == pytest.approx(wanted, abs=1e-2)  # of int8
 
 
+def test_another_model_takes_the_place_of_the_first(drive: Drive, app: Path, built: Path, tmp_path: Path) -> None:
+    other = export.export("seeded:nano:1", ("onnx",), tmp_path / "bundle", views=("image", "text"), jobs=1)
+    photos = []
+    for index in range(2):
+        photos.append(tmp_path / f"{index}.png")
+        Image.new("RGB", (80, 60), (90 * index, 50, 60)).save(photos[-1])
+    found = drive("another", folder=app, other=with_bundle(built, other, tmp_path / "app"), photos=photos)
+    assert found["told"].startswith("2 photos were indexed with another model and cannot be searched with this one")
+    first, second = (
+        manifest.Bundle.open(folder / "bundle").manifest["artifacts"][0]["sha256"][:16]
+        for folder in (app, tmp_path / "app")
+    )
+    assert any(first in address for address in found["before"])
+    assert not any(first in address for address in found["after"])
+    assert any(second in address for address in found["after"])
+
+
 def test_segmentation_over_the_picture(drive: Drive, built: Path, picture: Path, tmp_path: Path) -> None:
     head = dense_checkpoint.load("seeded:nano+semfpn@64")
     bundle = export.export("seeded:nano", ("onnx",), tmp_path / "bundle", heads=(head,), jobs=1)

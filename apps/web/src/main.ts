@@ -56,6 +56,16 @@ async function offline(): Promise<void> {
   }
 }
 
+/** Lets go of files of other bundles that the service worker kept. */
+async function forgetOthers(files: readonly string[]): Promise<void> {
+  if (!("caches" in globalThis)) return;
+  const cache = await caches.open("bundle");
+  for (const request of await cache.keys()) {
+    const mark = new URL(request.url).searchParams.get("v");
+    if (mark && !files.includes(mark)) await cache.delete(request);
+  }
+}
+
 function showProgress(loaded: number, all: number, what: string): void {
   const bar = document.getElementById("loaded") as HTMLProgressElement;
   const text = document.getElementById("loading-text");
@@ -98,6 +108,7 @@ class App {
       const motto = document.querySelector(".private");
       if (motto && info.researchOnly) motto.textContent = "All on this device; weights for research only";
       this.offerSmall(info);
+      void forgetOthers(info.files).catch(() => undefined); // room is all that it is about
     } catch (error) {
       busy(false);
       this.failed(error);

@@ -31,6 +31,8 @@ export interface ModelInfo {
   space: string;
   width: number;
   threads: number;
+  /** Beginnings of the hashes of the bundle's files, as they are asked for. */
+  files: string[];
 }
 
 export interface Classified {

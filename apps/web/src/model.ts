@@ -5,12 +5,12 @@ import mjs from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
 import wasm from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 import { Bundle } from "../kit/bundle.ts";
 import { BundleError } from "../kit/errors.ts";
-import type { Artifact, ArrayFile, View } from "../kit/manifest.ts";
+import { type Artifact, type ArrayFile, listed, type View } from "../kit/manifest.ts";
 import { dot, normalised } from "../kit/ranking.ts";
 import type { Filter } from "../kit/resample.ts";
 import { CONTEXT, Tokenizer } from "../kit/tokenizer.ts";
 import type { ModelInfo, Tested } from "./messages.ts";
-import { besideApp, type Tell } from "./source.ts";
+import { besideApp, mark, type Tell } from "./source.ts";
 
 const TARGET = "onnx";
 const FEWEST_EQUAL = 0.97; // of labels, where the gate says nothing
@@ -114,6 +114,7 @@ export class Model {
       space: image.sha256,
       width: manifest.model.embed_dim ?? 0,
       threads: ort.env.wasm.numThreads ?? 1,
+      files: listed(manifest).map(([, sha256]) => mark(sha256)),
     };
   }
 

@@ -5,12 +5,17 @@ import { BundleError } from "../kit/errors.ts";
 
 export type Tell = (loaded: number, all: number, what: string) => void;
 
+/** What of a hash is in an address. */
+export function mark(sha256: string): string {
+  return sha256.slice(0, 16);
+}
+
 /** Reads `bundle/` of `base`. */
 export function besideApp(base: string, tell: Tell): Source {
   return {
     async read(name, known) {
       const url = new URL(`bundle/${name.split("/").map(encodeURIComponent).join("/")}`, base);
-      if (known) url.searchParams.set("v", known.sha256.slice(0, 16));
+      if (known) url.searchParams.set("v", mark(known.sha256));
       let response: Response;
       try {
         response = await fetch(url);

@@ -88,9 +88,11 @@ export class Store {
     return this.run<Photo | undefined>("readonly", (photos) => photos.index("state").get("waiting"));
   }
 
-  async done(photo: Photo, space: string, embedding: Float32Array, thumbnail: Blob): Promise<void> {
+  /** Keeps an embedding and a small picture instead of the file. */
+  async done(photo: Photo, space: string, embedding: Float32Array, thumbnail: Blob): Promise<Photo> {
     const changed: Photo = { ...photo, state: "done", file: null, thumbnail, space, embedding: toHalves(embedding) };
     await this.run("readwrite", (photos) => photos.put(changed));
+    return changed;
   }
 
   async failed(photo: Photo, problem: string): Promise<void> {

@@ -19,9 +19,10 @@ const READY = 120_000;
 const PHONE = { viewport: { width: 400, height: 800 }, deviceScaleFactor: 2, hasTouch: true };
 
 async function serve(folder) {
+  const served = { folder };
   const server = createServer((request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url, "http://x").pathname));
-    let file = join(folder, path);
+    let file = join(served.folder, path);
     if (existsSync(file) && statSync(file).isDirectory()) file = join(file, "index.html");
     if (path.includes("..") || !existsSync(file)) {
       response.writeHead(404).end("none");
@@ -35,7 +36,7 @@ async function serve(folder) {
     server.closeAllConnections();
     return new Promise((resolve) => server.close(resolve));
   };
-  return { url: `http://127.0.0.1:${server.address().port}/`, close };
+  return Object.assign(served, { url: `http://127.0.0.1:${server.address().port}/`, close });
 }
 
 /** A page of a phone's size, with what it asked for, what it said, and what broke. */
@@ -192,6 +193,29 @@ const scenarios = {
     await page.click("text=Remove all photos");
     await page.waitForFunction(() => document.getElementById("index-status").textContent.startsWith("No photos yet"));
     return { interrupted, order, problems, ...seen };
+  },
+
+  /** Another model takes the place of the first: what was kept of that one goes, and photos say that they are its. */
+  async another(browser, { folder, other, photos }) {
+    const server = await serve(folder);
+    const { page, seen } = await phone(browser, {});
+    const kept = () => page.evaluate(async () => (await (await caches.open("bundle")).keys()).map((request) => request.url));
+    await ready(page, server.url);
+    await page.click("text=Search");
+    await page.locator("[role=tabpanel]:visible input[type=file]").first().setInputFiles(photos);
+    const all = `${photos.length} photos, all indexed`;
+    await page.waitForFunction((text) => document.getElementById("index-status").textContent === text, all, { timeout: READY });
+    const before = await kept();
+    server.folder = other;
+    await ready(page);
+    await page.click("text=Search");
+    await page.waitForSelector(".problems li", { timeout: READY });
+    const told = await page.innerText(".problems");
+    await page.click("text=Remove them");
+    await page.waitForFunction(() => !document.querySelector(".problems li"));
+    const after = await kept();
+    await server.close();
+    return { before, after, told, ...seen };
   },
 
   /** The segmentation overlay. */

@@ -5,6 +5,7 @@ import { button, el, say, shortened } from "../dom.ts";
 const KEPT = "mobileclip.labels";
 const MOST = 200;
 const MOST_CHARACTERS = 10_000;
+const READS = "The model reads about 75 words";
 
 export class Labels {
   readonly element: HTMLElement;
@@ -66,7 +67,9 @@ export class Labels {
   cut(which: boolean[]): void {
     [...this.list.children].forEach((item, i) => item.classList.toggle("cut", which[i] ?? false));
     const count = which.filter(Boolean).length;
-    if (count) this.hint.textContent = `The model reads about 75 words: the end of ${count === 1 ? "one label" : `${count} labels`} does not count.`;
+    const of = count === 1 ? "one label" : `${count} labels`;
+    if (count) this.hint.textContent = `${READS}: the end of ${of} does not count.`;
+    else if (this.hint.textContent?.startsWith(READS)) this.hint.textContent = "";
   }
 
   private show(): void {

@@ -139,8 +139,8 @@ class Search implements View {
   private async indexOne(store: Store, photo: Photo): Promise<void> {
     try {
       const { embedding, thumbnail } = await this.context.client.ask("embed", { picture: photo.file ?? new Blob(), name: photo.name });
-      await store.done(photo, this.context.info.space, embedding, thumbnail);
-      this.photos.push(photo); // counts; read anew at the end
+      this.photos.push(await store.done(photo, this.context.info.space, embedding, thumbnail));
+      this.stale = true;
     } catch (error) {
       if (!(error instanceof Failed) || error.reason !== "picture") throw error;
       await store.failed(photo, error.message);
@@ -155,7 +155,7 @@ class Search implements View {
       return;
     }
     try {
-      if (this.stale && !this.indexing) await this.fill();
+      if (this.stale) await this.fill();
       const { hits, cut } = await this.context.client.ask("search", { text, most: MOST });
       const photos = hits.map((hit) => this.photos[hit.place]).filter((photo) => photo?.thumbnail);
       this.show(photos, hits.map((hit) => hit.score));
@@ -168,8 +168,8 @@ class Search implements View {
 
   private async fill(): Promise<void> {
     const rows = rowsOf(this.photos, this.context.info.width);
+    this.stale = false; // a photo that is added meanwhile makes it stale again
     await this.context.client.ask("fill", { rows, count: this.photos.length }, [rows.buffer]);
-    this.stale = false;
   }
 
   private show(photos: readonly Photo[], scores: readonly number[]): void {
