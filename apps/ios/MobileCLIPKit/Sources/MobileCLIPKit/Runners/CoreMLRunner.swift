@@ -70,35 +70,37 @@
             return MLFeatureValue(multiArray: array)
         }
 
-        /// In the order of rows, whatever the strides are: the Neural Engine pads them.
         private static func floats(_ array: MLMultiArray) -> [Float] {
+            array.withUnsafeBytes { bytes in
+                guard let base = bytes.baseAddress else { return [] }
+                switch array.dataType {
+                case .float32: return gathered(array) { base.load(fromByteOffset: 4 * $0, as: Float.self) }
+                case .int32: return gathered(array) { Float(base.load(fromByteOffset: 4 * $0, as: Int32.self)) }
+                case .double: return gathered(array) { Float(base.load(fromByteOffset: 8 * $0, as: Double.self)) }
+                default:
+                    // halves: read as bits, because Swift's Float16 is not on every Mac
+                    return gathered(array) { float(base.load(fromByteOffset: 2 * $0, as: UInt16.self)) }
+                }
+            }
+        }
+
+        /// In the order of rows, whatever the strides are: the Neural Engine pads them.
+        private static func gathered(_ array: MLMultiArray, _ value: (Int) -> Float) -> [Float] {
             let shape = array.shape.map(\.intValue), strides = array.strides.map(\.intValue)
-            func gathered<T>(_ values: UnsafeBufferPointer<T>, _ float: (T) -> Float) -> [Float] {
-                var out: [Float] = []
-                out.reserveCapacity(array.count)
-                var place = [Int](repeating: 0, count: shape.count)
-                for _ in 0..<array.count {
-                    out.append(float(values[zip(place, strides).reduce(0) { $0 + $1.0 * $1.1 }]))
-                    var axis = shape.count - 1
-                    while axis >= 0 {
-                        place[axis] += 1
-                        if place[axis] < shape[axis] { break }
-                        place[axis] = 0
-                        axis -= 1
-                    }
-                }
-                return out
-            }
-            switch array.dataType {
-            case .float32: return array.withUnsafeBufferPointer(ofType: Float.self) { gathered($0) { $0 } }
-            case .int32: return array.withUnsafeBufferPointer(ofType: Int32.self) { gathered($0) { Float($0) } }
-            case .double: return array.withUnsafeBufferPointer(ofType: Double.self) { gathered($0) { Float($0) } }
-            default:
-                // halves: read as bits, because Swift's Float16 is not on every Mac
-                return array.withUnsafeBytes { bytes in
-                    gathered(bytes.bindMemory(to: UInt16.self), float)
+            var out: [Float] = []
+            out.reserveCapacity(array.count)
+            var place = [Int](repeating: 0, count: shape.count)
+            for _ in 0..<array.count {
+                out.append(value(zip(place, strides).reduce(0) { $0 + $1.0 * $1.1 }))
+                var axis = shape.count - 1
+                while axis >= 0 {
+                    place[axis] += 1
+                    if place[axis] < shape[axis] { break }
+                    place[axis] = 0
+                    axis -= 1
                 }
             }
+            return out
         }
 
         private static func buffer(_ picture: Picture) throws -> CVPixelBuffer {

@@ -30,7 +30,7 @@
             case .ids(let ids): value = Value(ExecuTorch.Tensor<Int32>(ids, shape: input.shape))
             case .tensor(let tensor): value = Value(ExecuTorch.Tensor<Float>(tensor.values, shape: tensor.shape))
             }
-            let found = try module.forward([value])
+            let found: [Value] = try module.forward([value])
             return try zip(found, artifact.outputs).map { value, output in
                 if let floats: ExecuTorch.Tensor<Float> = value.tensor() {
                     return try Tensor(shape: output.shape, values: floats.scalars())
