@@ -88,7 +88,7 @@ class Calibration:
         if not telling:
             raise MobileClipError(f"every picture of {self.folder} is of one colour alone: calibrate with photos.")
         differ = len({hashlib.sha256(x.numpy().tobytes()).digest() for x in telling})
-        if differ < LEAST:
+        if differ < min(LEAST, len(inputs)):
             raise MobileClipError(
                 f"of {len(inputs)} pictures of {self.folder} {len(inputs) - len(telling)} are of one colour alone, and "
                 f"{differ} of the others differ: calibration needs {LEAST} or more that differ."
