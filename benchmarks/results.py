@@ -77,6 +77,10 @@ def _read(file: Path) -> dict[str, Any]:
         result = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MobileClipError(f"{file} is no result ({error}): give files that `mobileclip bench` wrote.") from error
+    if isinstance(result, dict) and "predict" in result and "schema" not in result:
+        from benchmarks.iphone_results import read_harness  # coremltools' benchmarker, kept on a Mac
+
+        return protocol.filled(read_harness(file))
     if not isinstance(result, dict) or "study" not in result:
         return protocol.filled(protocol.checked(result, str(file)))
     if result.get("schema") != STUDY_VERSION:

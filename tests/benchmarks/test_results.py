@@ -224,3 +224,13 @@ def test_what_the_driver_adds_comes_from_the_manifest(nano_bundle: Path, tmp_pat
     assert side["delegates"] == 1
     assert result["protocol"]["whole"] is False
     checked(result, "it")
+
+
+def test_what_iphones_hand_back_is_in_the_table_and_on_the_page(tmp_path: Path) -> None:
+    recorded = Path(__file__).parent / "recorded"
+    found = results.read([recorded])
+    assert len(found) == len(list(recorded.glob("*.json")))
+    assert {result["device"]["kind"] for result in found} == {"iphone"}
+    page = report.write(found, tmp_path / "page.html").read_text()
+    assert "compares no outputs" in page, "coremltools' benchmarker proves nothing, and the page says so"
+    assert "iPhone" in results.table(found)
