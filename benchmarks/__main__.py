@@ -30,13 +30,22 @@ STUDIES = (
     "quantised_dense",
     "calibration_count",
     "int8_ablation",
+    "int8_coreml",
 )
 """Modules of this package with `main(argv) -> int` and `table`."""
 SECTIONS = {
     "training": ("loader", "step", "learning"),
     "captions": ("captions_text", "captions_coca", "captions_study"),
     "dense": ("dense_host", "dense_study"),
-    "quantise": ("quantised", "quantised_dense", "compressed", "qat", "calibration_count", "int8_ablation"),
+    "quantise": (
+        "quantised",
+        "quantised_dense",
+        "compressed",
+        "qat",
+        "calibration_count",
+        "int8_ablation",
+        "int8_coreml",
+    ),
 }
 """Part of a Markdown file -> the studies whose tables stand there, between `marks`."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import results
@@ -47,6 +47,8 @@ FORMS = {"rewritten": "executorch-xnnpack", "plain": "onnx"}
 class Sides:
     """A view in floats, and the pictures for both sides."""
 
+    name: str
+    """Of the model."""
     view: View
     calibration: list[Tensor]
     held: list[Tensor]
@@ -72,7 +74,9 @@ class Sides:
             )
         view = make_views(clip)["image"]
         x = replace(judges, images=judges.images[:count]).inputs(lambda image: shape(image)[None])
-        return cls(view, found.inputs(lambda image: shape(image)[None]), x, [view(item) for item in x])
+        return cls(
+            clip.config.name, view, found.inputs(lambda image: shape(image)[None]), x, [view(item) for item in x]
+        )
 
     @torch.no_grad()
     def cosines(self, form: str, method: Method, inputs: Sequence[Tensor]) -> dict[str, float]:
@@ -80,13 +84,18 @@ class Sides:
         changed = rewrite(self.view, TARGETS[FORMS[form]].rewrites)
         assert isinstance(changed, View)
         module = int8_module(changed, Quantisation(precision="w8a8", inputs=inputs), method)
+        return self.compared(module)
+
+    @torch.no_grad()
+    def compared(self, module: nn.Module) -> dict[str, float]:
+        """The same of a module."""
         pairs = zip(self.held, self.wanted, strict=True)
         found = np.array([float(F.cosine_similarity(module(x), wanted)) for x, wanted in pairs])
         return {"mean": float(found.mean()), "p1": float(np.percentile(found, 1)), "least": float(found.min())}
 
 
 def arguments(name: str) -> argparse.ArgumentParser:
-    """What both studies of integers take."""
+    """What all studies of integers take."""
     parser = argparse.ArgumentParser(prog=f"benchmarks {name}")
     parser.add_argument("model", help="name, checkpoint or folder of a CLIP")
     parser.add_argument("--calibration", type=Path, required=True, help="folder of pictures, tars or scenes")

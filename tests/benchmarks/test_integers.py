@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import calibration_count, int8_ablation
+from benchmarks import calibration_count, int8_ablation, int8_coreml, quantised
 from benchmarks.results import read
 from mobileclip.data.scenes import write_scenes
 from mobileclip.errors import MobileClipError
@@ -39,6 +39,25 @@ def test_ablation(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (result,) = read([tmp_path])
     assert result["settings"]["pictures"] == 2
     assert "| seeded:nano | plain | least to greatest value | " in int8_ablation.table([result])
+
+
+def test_eight_bits_against_floats(scenes: Path, tmp_path: Path) -> None:
+    paths = ["--calibration", str(scenes), "--heldout", str(scenes / "val" / "images"), "--cache", str(tmp_path / "c")]
+    sizes = ["--targets", "onnx", "--threads", "1", "--runs", "2", "--limit", "2", "--out", str(tmp_path / "out")]
+    assert quantised.main(["--checkpoint", "seeded:nano", *paths, *sizes]) == 0
+    (result,) = read([tmp_path / "out"])
+    assert result["integers"]["bytes"] < 0.45 * result["floats"]["bytes"]
+    assert 0.97 < result["cosine"]["min"] <= result["cosine"]["mean"] <= 1
+    assert result["ratio"]["low"] <= result["ratio"]["value"] <= result["ratio"]["high"]
+    assert "| seeded:nano | onnx | w8a8 | " in quantised.table([result])
+
+
+def test_against_coremltools(scenes: Path, tmp_path: Path) -> None:
+    assert int8_coreml.main([*options(scenes, tmp_path), "--pictures", "4"]) == 0
+    (result,) = read([tmp_path])
+    assert [row["by"].partition(",")[0] for row in result["rows"]] == ["ours"] * 2 + ["LinearQuantizer"] * 2
+    assert all(row["mean"] < 1 for row in result["rows"])
+    assert "| nano | LinearQuantizer, affine | " in int8_coreml.table([result])
 
 
 def test_what_calibrates_may_not_judge(scenes: Path, tmp_path: Path) -> None:
