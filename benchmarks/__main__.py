@@ -31,6 +31,7 @@ STUDIES = (
     "calibration_count",
     "int8_ablation",
     "int8_coreml",
+    "runner_overhead",
 )
 """Modules of this package with `main(argv) -> int` and `table`."""
 SECTIONS = {
@@ -46,6 +47,7 @@ SECTIONS = {
         "int8_ablation",
         "int8_coreml",
     ),
+    "runner": ("runner_overhead",),
 }
 """Part of a Markdown file -> the studies whose tables stand there, between `marks`."""
 
@@ -77,9 +79,8 @@ def report(argv: Sequence[str]) -> int:
     """Print the tables of kept results, or put them into a Markdown file."""
     parser = argparse.ArgumentParser(prog="benchmarks report", description=report.__doc__)
     here = Path(__file__).parent / "results"
-    parser.add_argument(
-        "results", type=Path, nargs="*", default=[here / part for part in ("train", "captions", "dense", "quantise")]
-    )
+    kept = [here / part for part in ("train", "captions", "dense", "quantise", "runner")]
+    parser.add_argument("results", type=Path, nargs="*", default=kept)
     parser.add_argument("--into", type=Path, help="Markdown file with the marks")
     args = parser.parse_args(argv)
     found = results.read(args.results)
