@@ -1,8 +1,8 @@
 package org.mobileclip.kit
 
 /**
- * How a file says that its picture lies: EXIF's orientation in a JPEG, PNG or WebP. For decoders that ignore it
- * (BitmapFactory); ImageDecoder turns by itself.
+ * How a file says that its picture lies: EXIF's orientation in a JPEG, PNG or WebP. Decoders ignore it, or
+ * follow it in some formats: see `takeOut`.
  *
  * Source: EXIF 2.32, section 4.5 and table 4; TIFF 6.0, section 2.
  */
@@ -10,16 +10,35 @@ object Exif {
     private const val TAG = 0x0112
 
     /** 1..8 of a file's content; 1 where it says nothing or is damaged. */
-    fun orientation(file: ByteArray): Int = try {
+    fun orientation(file: ByteArray): Int = place(file)?.let { it.number(file) }?.takeIf { it in 1..8 } ?: 1
+
+    /**
+     * The orientation, and from then on the file says 1: a decoder that turns by itself (Android's does it for JPEG and not
+     * for PNG) then does not, and the caller turns, always.
+     */
+    fun takeOut(file: ByteArray): Int {
+        val found = place(file) ?: return 1
+        val orientation = orientation(file)
+        for (i in 0 until found.size) file[found.at + i] = 0
+        file[if (found.bigEndian) found.at + found.size - 1 else found.at] = 1
+        return orientation
+    }
+
+    /** Where the value lies. */
+    private class Place(val at: Int, val size: Int, val bigEndian: Boolean) {
+        fun number(file: ByteArray) = if (bigEndian) big(file, at, size) else little(file, at, size)
+    }
+
+    private fun place(file: ByteArray): Place? = try {
         val block = when {
             starts(file, 0, 0xff, 0xd8) -> jpeg(file)
             starts(file, 0, 0x89, 0x50, 0x4e, 0x47) -> png(file)
             starts(file, 0, 0x52, 0x49, 0x46, 0x46) && starts(file, 8, 0x57, 0x45, 0x42, 0x50) -> webp(file)
             else -> null
         }
-        (if (block == null) 1 else tiff(file, block)).takeIf { it in 1..8 } ?: 1
+        block?.let { tiff(file, it) }
     } catch (_: IndexOutOfBoundsException) {
-        1 // a broken block says nothing about the pixels
+        null // a broken block says nothing about the pixels
     }
 
     private fun starts(file: ByteArray, at: Int, vararg bytes: Int) =
@@ -72,9 +91,9 @@ object Exif {
         return (if (named) start + 6 else start) until start + size
     }
 
-    private fun tiff(file: ByteArray, block: IntRange): Int {
+    private fun tiff(file: ByteArray, block: IntRange): Place? {
         val bigEndian = starts(file, block.first, 0x4d, 0x4d, 0, 42)
-        if (!bigEndian && !starts(file, block.first, 0x49, 0x49, 42, 0)) return 1
+        if (!bigEndian && !starts(file, block.first, 0x49, 0x49, 42, 0)) return null
         fun number(at: Int, size: Int): Int {
             if (at < block.first || at + size - 1 > block.last) throw IndexOutOfBoundsException()
             return if (bigEndian) big(file, at, size) else little(file, at, size)
@@ -82,9 +101,13 @@ object Exif {
         val directory = block.first + number(block.first + 4, 4)
         for (entry in 0 until number(directory, 2)) {
             val at = directory + 2 + 12 * entry
-            if (number(at, 2) == TAG) return if (number(at + 2, 2) == 3) number(at + 8, 2) else number(at + 8, 4)
+            if (number(at, 2) == TAG) {
+                val size = if (number(at + 2, 2) == 3) 2 else 4
+                number(at + 8, size) // inside of the block
+                return Place(at + 8, size, bigEndian)
+            }
         }
-        return 1
+        return null
     }
 
     private fun byte(file: ByteArray, at: Int) = file[at].toInt() and 255

@@ -18,7 +18,7 @@ data class PhotoKey(val id: Long, val modified: Long)
  *
  * One thread writes; `index` and `keys` are for the same thread.
  */
-class IndexFile private constructor(private val file: RandomAccessFile, val width: Int) : Closeable {
+class IndexFile private constructor(private val file: RandomAccessFile, val width: Int) : PhotoIndexing.Store, Closeable {
     /** In the order of `keys`. */
     val index = EmbeddingIndex(width)
 
@@ -27,13 +27,13 @@ class IndexFile private constructor(private val file: RandomAccessFile, val widt
     private val rows = HashMap<Long, Int>()
 
     /** The photos that are in it as they are now. */
-    fun holds(key: PhotoKey): Boolean = rows[key.id]?.let { keys[it] == key } ?: false
+    override fun holds(key: PhotoKey): Boolean = rows[key.id]?.let { keys[it] == key } ?: false
 
     /** Rows that are of no photo any more: replaced ones, and those that `there` lacks. */
     fun stale(there: Set<Long>): Int = keys.indices.count { rows[keys[it].id] != it || keys[it].id !in there }
 
     /** Append one photo; on disk when it returns. */
-    fun add(key: PhotoKey, embedding: FloatArray) {
+    override fun add(key: PhotoKey, embedding: FloatArray) {
         val row = Quantised.of(Vectors.unit(embedding))
         index.add(row)
         remember(key)

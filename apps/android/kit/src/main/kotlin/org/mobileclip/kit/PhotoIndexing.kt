@@ -21,8 +21,17 @@ data class IndexingProgress(val done: Int, val total: Int, val unreadable: Int)
  * that it may be stopped after any photo and goes on there. Photos that cannot be read are counted and tried again next time.
  */
 class PhotoIndexing(private val source: PhotoSource) {
+    /** What embeddings are written to: an `IndexFile`, or one behind a lock. */
+    interface Store {
+        /** Whether the photo is in it as it is now. */
+        fun holds(key: PhotoKey): Boolean
+
+        /** Written when it returns. */
+        fun add(key: PhotoKey, embedding: FloatArray)
+    }
+
     /** Embeds what is missing until `stopped`; returns where it is then. */
-    fun run(file: IndexFile, stopped: () -> Boolean, progress: (IndexingProgress) -> Unit): IndexingProgress {
+    fun run(file: Store, stopped: () -> Boolean, progress: (IndexingProgress) -> Unit): IndexingProgress {
         val photos = source.list()
         val missing = photos.filterNot(file::holds)
         var state = IndexingProgress(photos.size - missing.size, photos.size, 0)

@@ -75,6 +75,8 @@ class PixelsTest {
                 continue
             }
             assertEquals(case.whole("orientation"), orientation, case.name)
+            val file = case.bytes("base64")
+            assertEquals(orientation to 1, Exif.takeOut(file) to Exif.orientation(file), case.name)
             val turned = case.array("stored").picture().turned(orientation)
             val upright = case.array("upright").picture()
             assertEquals(listOf(upright.width, upright.height), listOf(turned.width, turned.height), case.name)
