@@ -68,7 +68,7 @@ def test_int8_on_two_runtimes(scenes: Path, floats: dict[str, dict], tmp_path: P
     assert recipe["calibration"] == {"pictures": 24, "sha256": Calibration.of(scenes).digest()}
     assert not (out / "calibration").exists()
     rows = {row.file: row for row in export.verify(out, images=scenes, limit=4).rows}
-    assert rows["image.onnx"].note.startswith("gate 15 dB, cosine 0.99")
+    assert rows["image.onnx"].note == "means, gate 15 dB, cosine 0.99"
     assert rows["image.onnx"].cosine is not None
     assert rows["image.onnx"].cosine > 0.95
 
