@@ -11,7 +11,7 @@ const PLACE = "__FILES_OF_THIS_BUILD__";
 /** Makes SharedArrayBuffer, and with it threads, available; the service worker adds the same elsewhere. */
 const ISOLATED = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 
-/** Puts the list of files, and a version made of their names (which hold hashes) and the page, into sw.js. */
+/** Puts the list of files (less those for graphics processors, which are large and seldom asked for), and a version made of their names (which hold hashes) and the page, into sw.js. */
 function filesOfBuild(): Plugin {
   return {
     name: "files-of-build",
@@ -19,7 +19,7 @@ function filesOfBuild(): Plugin {
     generateBundle(_, files) {
       const worker = files["sw.js"];
       if (worker?.type !== "chunk") this.error("the build has no sw.js");
-      const names = Object.keys(files).filter((name) => name !== "sw.js" && !name.endsWith(".map"));
+      const names = Object.keys(files).filter((name) => name !== "sw.js" && !/\.map$|asyncify|webgpu/.test(name));
       const page = files["index.html"];
       const version = createHash("sha256").update(names.join("\n")).update(worker.code);
       if (page?.type === "asset") version.update(page.source);

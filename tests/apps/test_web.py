@@ -308,6 +308,22 @@ def test_segmentation_over_the_picture(drive: Drive, built: Path, picture: Path,
     assert found["problems"] == []
 
 
+def test_the_graphics_processor(drive: Drive, app: Path, sharp: Clip, picture: Path) -> None:
+    found = drive("gpu", folder=app, picture=picture, labels=LABELS)
+    for way in ("online", "offline"):
+        assert found[way]["shares"] == pytest.approx(shares(sharp, picture, LABELS), abs=1e-3), way
+    assert "the graphics processor, WebGPU" in found["told"]
+
+
+def test_no_graphics_processor(drive: Drive, app: Path) -> None:
+    found = drive("no_gpu", folder=app)
+    assert found["first"]["notice"] == "This browser gives no graphics processor any more: the main one is used."
+    assert found["first"]["state"] == found["again"]["state"] == "ready"
+    assert found["again"]["notice"] == ""
+    assert "of the main processor, WebAssembly" in found["told"]
+    assert "Try the graphics processor" not in found["told"]
+
+
 @pytest.mark.parametrize("name", ["no-manifest", "not-json", "nested", "newer", "older", "no-artifacts", "escape"])
 def test_what_is_no_bundle_for_it(name: str, drive: Drive, built: Path, tmp_path: Path) -> None:
     shutil.copytree(built, tmp_path / "app")

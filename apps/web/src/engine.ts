@@ -28,9 +28,9 @@ function loaded(): Model {
   return model;
 }
 
-async function load({ small, tested }: Requests["load"]["ask"]): Promise<Requests["load"]["answer"]> {
+async function load({ small, gpu, tested }: Requests["load"]["ask"]): Promise<Requests["load"]["answer"]> {
   const base = new URL("../", self.location.href).href; // this file lies in a folder of the app
-  model = await Model.open(base, small, (done, all, what) => post({ progress: { loaded: done, all, what } }));
+  model = await Model.open(base, { small, gpu }, (done, all, what) => post({ progress: { loaded: done, all, what } }));
   const proofs = await model.prove(tested);
   return { info: model.info, ...proofs };
 }

@@ -11,6 +11,7 @@ import { segmentView } from "./views/segment.ts";
 import type { Context } from "./views/view.ts";
 
 const SMALL = "mobileclip.small";
+const GPU = "mobileclip.gpu";
 const PROVED = "mobileclip.proved";
 const TURNED = "mobileclip.isolated";
 const LITTLE_MEMORY = 2; // GiB, as browsers say it
@@ -92,7 +93,8 @@ class App {
     busy(true);
     try {
       const tested = (kept.get(PROVED) ?? "").split(" ").filter(Boolean);
-      const { info, tested: proofs, proved } = await this.client.ask("load", { small, tested });
+      const gpu = kept.get(GPU) === "1";
+      const { info, tested: proofs, proved } = await this.client.ask("load", { small, gpu, tested });
       kept.set(PROVED, [...tested, ...proved].slice(-20).join(" "));
       this.info = info;
       busy(false);
@@ -100,13 +102,20 @@ class App {
       const views = [
         ...(info.words ? [classifyView(context), searchView(context)] : []),
         ...(info.tasks.length ? [segmentView(context)] : []),
-        modelView(context, proofs, { useSmall: (wanted) => this.switch(wanted) }),
+        modelView(context, proofs, {
+          useSmall: (wanted) => this.switch(SMALL, wanted),
+          useGpu: (wanted) => this.switch(GPU, wanted),
+        }),
       ];
       showTabs(views);
       document.body.dataset.state = "ready";
       say(`The model ${info.name} is ready`);
       const motto = document.querySelector(".private");
       if (motto && info.researchOnly) motto.textContent = "All on this device; weights for research only";
+      if (gpu && !info.gpu) {
+        kept.set(GPU, "");
+        notice("This browser gives no graphics processor any more: the main one is used.");
+      }
       this.offerSmall(info);
       void forgetOthers(info.files).catch(() => undefined); // room is all that it is about
     } catch (error) {
@@ -115,24 +124,33 @@ class App {
     }
   }
 
-  private switch(small: boolean): void {
-    kept.set(SMALL, small ? "1" : "");
+  private switch(what: string, on: boolean): void {
+    kept.set(what, on ? "1" : "");
     location.reload();
   }
 
   private offerSmall(info: ModelInfo): void {
     const memory = (navigator as Navigator & { deviceMemory?: number }).deviceMemory ?? Infinity;
     if (!info.hasSmall || info.small || memory > LITTLE_MEMORY || info.bytes < LARGE * Math.min(memory, 1)) return;
-    notice("This device has little memory. There is a smaller model that needs less of it.", button("Use the smaller model", () => this.switch(true)));
+    notice("This device has little memory. There is a smaller model that needs less of it.", button("Use the smaller model", () => this.switch(SMALL, true)));
   }
 
   private failed(error: unknown): void {
     document.body.dataset.state = this.info ? "ready" : "failed";
     const message = error instanceof Error ? error.message : String(error);
+    if (!this.info && kept.get(GPU) === "1") {
+      // whatever it was, it may be the graphics processor: the main one is tried before anything is said but that
+      kept.set(GPU, "");
+      notice(
+        `The graphics processor cannot be used for this model: ${message}`,
+        button("Use the main processor", () => location.reload()),
+      );
+      return;
+    }
     const again = button("Try again", () => location.reload());
     if (error instanceof Failed && error.reason === "memory") {
       const smaller = error.smaller || (this.info !== null && this.info.hasSmall && !this.info.small);
-      const offer = smaller ? [button("Use the smaller model", () => this.switch(true))] : [];
+      const offer = smaller ? [button("Use the smaller model", () => this.switch(SMALL, true))] : [];
       notice(`${message} ${smaller ? "Use the smaller model, or close" : "Close"} other pages and apps.`, ...offer, again);
     } else if (!this.info) notice(message, again);
     else notice(message);

@@ -31,6 +31,9 @@ export interface ModelInfo {
   space: string;
   width: number;
   threads: number;
+  /** Whether there is a graphics processor that could run it, and whether it does. */
+  hasGpu: boolean;
+  gpu: boolean;
   /** Beginnings of the hashes of the bundle's files, as they are asked for. */
   files: string[];
 }
@@ -72,7 +75,7 @@ export interface Found {
 
 /** What the page can ask for: argument and answer of each. */
 export interface Requests {
-  load: { ask: { small: boolean; tested: string[] }; answer: { info: ModelInfo; tested: Tested[]; proved: string[] } };
+  load: { ask: { small: boolean; gpu: boolean; tested: string[] }; answer: { info: ModelInfo; tested: Tested[]; proved: string[] } };
   classify: { ask: { picture: Blob | ImageBitmap; name: string; texts: string[] }; answer: Classified };
   segment: { ask: { picture: Blob; name: string; task: "segmentation" | "depth" }; answer: Segmented };
   embed: { ask: { picture: Blob; name: string }; answer: Embedded };

@@ -1,8 +1,5 @@
 /** The bundle's graphs, run by onnxruntime-web: each is loaded when it is first needed, and proved by its known answer. */
 
-import * as ort from "onnxruntime-web/wasm";
-import mjs from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
-import wasm from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 import { Bundle } from "../kit/bundle.ts";
 import { BundleError } from "../kit/errors.ts";
 import { type Artifact, type ArrayFile, listed, type View } from "../kit/manifest.ts";
@@ -10,6 +7,7 @@ import { dot, normalised } from "../kit/ranking.ts";
 import type { Filter } from "../kit/resample.ts";
 import { CONTEXT, Tokenizer } from "../kit/tokenizer.ts";
 import type { ModelInfo, Tested } from "./messages.ts";
+import { type Ort, type Runtime, started } from "./runtime.ts";
 import { besideApp, mark, type Tell } from "./source.ts";
 
 const TARGET = "onnx";
@@ -43,10 +41,12 @@ export class Model {
   readonly tokenizer: Tokenizer | null;
   readonly picture: Picture;
   private readonly small: boolean;
-  private readonly sessions = new Map<string, ort.InferenceSession>();
+  private readonly runtime: Runtime;
+  private readonly sessions = new Map<string, Ort.InferenceSession>();
 
-  private constructor(bundle: Bundle, tokenizer: Tokenizer | null, words: Words, small: boolean) {
+  private constructor(bundle: Bundle, tokenizer: Tokenizer | null, words: Words, small: boolean, runtime: Runtime) {
     this.bundle = bundle;
+    this.runtime = runtime;
     this.tokenizer = tokenizer;
     this.small = small && bundle.hasSmall(TARGET);
     this.picture = pictureOf(this.imageArtifact());
@@ -54,10 +54,7 @@ export class Model {
   }
 
   /** Reads the bundle beside the app; graphs come later. */
-  static async open(base: string, small: boolean, tell: Tell): Promise<Model> {
-    ort.env.wasm.wasmPaths = { mjs: new URL(mjs, base).href, wasm: new URL(wasm, base).href };
-    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
-    ort.env.logLevel = "error";
+  static async open(base: string, { small, gpu }: { small: boolean; gpu: boolean }, tell: Tell): Promise<Model> {
     const bundle = await Bundle.open(besideApp(base, tell));
     const { manifest } = bundle;
     const of = [...new Set(manifest.artifacts.map((item) => item.target))];
@@ -65,10 +62,11 @@ export class Model {
       throw new BundleError(`This model was exported for ${of.join(", ")}; this app runs ${TARGET}. Export it with --to ${TARGET}.`);
     }
     const words = wordsOf(await bundle.text(manifest.labels));
-    if (!manifest.tokenizer) return new Model(bundle, null, words, small);
+    const runtime = await started(base, gpu);
+    if (!manifest.tokenizer) return new Model(bundle, null, words, small, runtime);
     const merges = await bundle.read("merges.txt");
     await bundle.checkTokenizer(merges);
-    return new Model(bundle, new Tokenizer(new TextDecoder().decode(merges)), words, small);
+    return new Model(bundle, new Tokenizer(new TextDecoder().decode(merges)), words, small, runtime);
   }
 
   get context(): number {
@@ -113,16 +111,21 @@ export class Model {
       small: this.small,
       space: image.sha256,
       width: manifest.model.embed_dim ?? 0,
-      threads: ort.env.wasm.numThreads ?? 1,
+      threads: this.runtime.threads,
+      hasGpu: this.runtime.hasGpu,
+      gpu: this.runtime.gpu,
       files: listed(manifest).map(([, sha256]) => mark(sha256)),
     };
   }
 
-  private async session(artifact: Artifact): Promise<ort.InferenceSession> {
+  private async session(artifact: Artifact): Promise<Ort.InferenceSession> {
     const known = this.sessions.get(artifact.file);
     if (known) return known;
     const bytes = await this.bundle.read(artifact.file);
-    const made = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+    const made = await this.runtime.ort.InferenceSession.create(bytes, {
+      executionProviders: this.runtime.providers,
+      graphOptimizationLevel: "all",
+    });
     this.sessions.set(artifact.file, made);
     return made;
   }
@@ -131,7 +134,7 @@ export class Model {
     const session = await this.session(artifact);
     const { name, shape, dtype } = artifact.inputs[0];
     const wide = dtype === "int64" && values instanceof Int32Array ? BigInt64Array.from(values, BigInt) : values;
-    const input = new ort.Tensor(dtype as "float32" | "int32" | "int64", wide, shape);
+    const input = new this.runtime.ort.Tensor(dtype as "float32" | "int32" | "int64", wide, shape);
     const found = await session.run({ [name]: input });
     const out = new Map<string, Outputs>();
     for (const item of artifact.outputs) {
@@ -191,22 +194,23 @@ export class Model {
     const tested: Tested[] = [];
     const proved: string[] = [];
     for (const artifact of this.usedArtifacts()) {
-      if (before.includes(artifact.sha256)) continue;
+      const proof = this.runtime.gpu ? `${artifact.sha256}-gpu` : artifact.sha256;
+      if (before.includes(proof)) continue;
       const known = this.bundle.manifest.known_answer[artifact.view];
       if (!known) continue;
       const input = await this.bundle.array(known.input);
       const entry: ArrayFile = artifact.quantisation?.known_answer.output ?? known.output;
       const wanted = await this.bundle.array(entry);
       const found = (await this.run(artifact, input)).get(artifact.outputs[0].name) as Outputs;
-      const proof = { view: artifact.view, ...agreement(found.values, wanted, artifact) };
-      tested.push(proof);
-      if (!(proof.agreement >= proof.least)) {
+      const told = { view: artifact.view, ...agreement(found.values, wanted, artifact) };
+      tested.push(told);
+      if (!(told.agreement >= told.least)) {
         throw new BundleError(
           `This browser does not run the model rightly: the known answer of its ${artifact.view} part came out otherwise ` +
-            `(${proof.agreement.toFixed(4)}, at least ${proof.least} is right). Try another browser.`,
+            `(${told.agreement.toFixed(4)}, at least ${told.least} is right). Try another browser.`,
         );
       }
-      proved.push(artifact.sha256);
+      proved.push(proof);
     }
     return { tested, proved };
   }

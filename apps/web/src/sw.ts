@@ -49,7 +49,12 @@ async function answer(request: Request, url: URL): Promise<Response> {
   if (request.mode === "navigate") return isolated((await caches.match(new URL("./", self.registration.scope).href)) ?? (await fetch(request)));
   if (url.pathname.includes("/bundle/")) return isolated(await bundled(request, url));
   const app = await caches.open(APP);
-  return isolated((await app.match(request, { ignoreSearch: true })) ?? (await fetch(request)));
+  const kept = await app.match(request, { ignoreSearch: true });
+  if (kept) return isolated(kept);
+  const found = await fetch(request);
+  // a part of the build that is only loaded where it was chosen; its name holds its hash
+  if (found.ok && url.pathname.includes("/assets/")) await app.put(request, found.clone()).catch(() => undefined);
+  return isolated(found);
 }
 
 async function bundled(request: Request, url: URL): Promise<Response> {

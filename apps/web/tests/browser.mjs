@@ -252,6 +252,40 @@ const scenarios = {
     return { first, pressed, ...seen };
   },
 
+  /** The graphics processor (here one that Chromium plays), chosen in the Model tab, also without a network. */
+  async gpu(browser, { folder, picture, labels }) {
+    const server = await serve(folder);
+    const { context, page, seen } = await phone(browser, { labels });
+    await ready(page, server.url);
+    await page.click("[role=tab]:has-text('Model')");
+    await page.click("text=Try the graphics processor");
+    await page.waitForFunction(() => !document.body.dataset.state);
+    await page.waitForSelector("body[data-state]", { timeout: READY });
+    const online = await classify(page, picture);
+    await server.close();
+    await context.setOffline(true);
+    await ready(page);
+    const offline = await classify(page, picture);
+    await page.click("[role=tab]:has-text('Model')");
+    return { online, offline, told: await page.innerText("[role=tabpanel]:visible"), ...seen };
+  },
+
+  /** It was chosen once, and is not there any more. */
+  async no_gpu(browser, { folder }) {
+    const server = await serve(folder);
+    const { context, page, seen } = await phone(browser, {});
+    await context.addInitScript(() => {
+      if (!localStorage.getItem("chosen")) localStorage.setItem("mobileclip.gpu", "1");
+      localStorage.setItem("chosen", "1");
+    });
+    const first = await ready(page, server.url);
+    await page.click("[role=tab]:has-text('Model')");
+    const told = await page.innerText("[role=tabpanel]:visible");
+    const again = await ready(page);
+    await server.close();
+    return { first, told, again, ...seen };
+  },
+
   /** Golden files through the browser's own decoder. `folder` holds decode.js. */
   async decode(browser, { folder, golden }) {
     const server = await serve(folder);
@@ -284,9 +318,10 @@ const name = process.argv[2];
 const given = JSON.parse(process.argv[3]);
 // pages of 64 KiB that WebAssembly gets at most: a device with little memory
 const pages = given.wasmPages ? [`--js-flags=--wasm-max-mem-pages=${given.wasmPages}`] : [];
+const gpu = name === "gpu" ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] : [];
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--use-fake-device-for-media-stream", "--enable-unsafe-swiftshader", ...pages],
+  args: ["--no-sandbox", "--use-fake-device-for-media-stream", "--enable-unsafe-swiftshader", ...gpu, ...pages],
 });
 try {
   console.log(JSON.stringify(await scenarios[name](browser, given)));

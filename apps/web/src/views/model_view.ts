@@ -6,6 +6,7 @@ import type { Context, View } from "./view.ts";
 
 export interface ModelActions {
   useSmall(small: boolean): void;
+  useGpu(gpu: boolean): void;
 }
 
 export function modelView(context: Context, tested: Tested[], actions: ModelActions): View {
@@ -13,12 +14,13 @@ export function modelView(context: Context, tested: Tested[], actions: ModelActi
   const proof = tested.length
     ? tested.map((item) => `${item.view}: ${item.agreement.toFixed(5)} (at least ${item.least})`).join("; ")
     : "passed at an earlier start";
+  const threads = `${info.threads} ${info.threads === 1 ? "thread" : "threads"}`;
   const facts: [string, string][] = [
     ["Model", `${info.name}, ${info.precision}, ${megabytes(info.bytes)}`],
     ["From", info.source],
     ["Licence of the weights", info.researchOnly ? `${info.licence}: for research only` : info.licence],
     ["Known answers", proof],
-    ["Runs on", `${info.threads} ${info.threads === 1 ? "thread" : "threads"} of this device, WebAssembly`],
+    ["Runs on", info.gpu ? "the graphics processor, WebGPU" : `${threads} of the main processor, WebAssembly`],
   ];
   const list = el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   const kept = el("dd", {}, "unknown");
@@ -27,6 +29,10 @@ export function modelView(context: Context, tested: Tested[], actions: ModelActi
   if (info.hasSmall) {
     const text = info.small ? "Use the full model" : "Use the smaller model (needs less memory)";
     choices.push(button(text, () => actions.useSmall(!info.small)));
+  }
+  if (info.hasGpu) {
+    const text = info.gpu ? "Use the main processor" : "Try the graphics processor";
+    choices.push(button(text, () => actions.useGpu(!info.gpu)));
   }
   const panel = el("div", {}, list, el("div", { className: "row" }, ...choices), el("p", { className: "hint" }, PRIVATE));
   const shown = (on: boolean) => {
