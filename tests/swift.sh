@@ -3,6 +3,7 @@
 #
 #     sh tests/swift.sh                             tests the kit, prints its speed, parses the app's sources
 #     MOBILECLIP_RESULT=out.json sh tests/swift.sh  and keeps the result JSON of a measured run
+#     MOBILECLIP_BUNDLES=a:b sh tests/swift.sh      and reads these bundles
 #
 # Uses the system's swift; else that of an unpacked Debian trixie (tests/trixie.sh). Where neither is to be had it says why
 # and exits with 77. Everything is built in release mode, and kept in $MOBILECLIP_SWIFT_BUILD for the next run.
@@ -15,6 +16,7 @@ skip() { echo "skipped: $*"; exit 77; }
 
 root=
 result=${MOBILECLIP_RESULT:-}
+bundles=${MOBILECLIP_BUNDLES:-}
 if command -v swift >/dev/null 2>&1; then
     work=$here/apps
     build=${MOBILECLIP_SWIFT_BUILD:-${TMPDIR:-/tmp}/mobileclip-swift}
@@ -37,13 +39,21 @@ else
         done
         cp -a -u "$here/apps/$part" "$root$work/"
     done
+    rm -rf "$root/var/tmp/$name/bundles"
+    inner=
+    for bundle in $(echo "$bundles" | tr : ' '); do
+        mkdir -p "$root/var/tmp/$name/bundles"
+        cp -r "$bundle" "$root/var/tmp/$name/bundles/"
+        inner=$inner${inner:+:}/var/tmp/$name/bundles/$(basename "$bundle")
+    done
+    bundles=$inner
     inside() { chroot "$root" env HOME=/var/tmp "$@"; }
 fi
 
 swift_() {
     verb=$1
     shift
-    inside MOBILECLIP_RESULT="$result" swift "$verb" -c release -Xswiftc -enable-testing \
+    inside MOBILECLIP_RESULT="$result" MOBILECLIP_BUNDLES="$bundles" swift "$verb" -c release -Xswiftc -enable-testing \
         --package-path "$work/ios/MobileCLIPKit" --scratch-path "$build" "$@"
 }
 
@@ -55,4 +65,4 @@ inside "$build/release/bench" "$work/golden"
 sources=$(cd "$here/apps" && find ios/App ios/MobileCLIPKit/Sources -name '*.swift' | sort)
 for file in $sources; do inside swiftc -frontend -parse -swift-version 6 "$work/$file" || { echo "failed: $file"; exit 1; }; done
 [ -z "$root" ] || [ -z "$result" ] || cp "$root$result" "$MOBILECLIP_RESULT"
-echo "passed: $(grep -c "' passed (" "$log") tests of the kit, $(($(echo "$sources" | wc -l))) sources parsed"
+echo "passed: $(grep -c "^Test Case .* passed (" "$log") tests of the kit, $(($(echo "$sources" | wc -l))) sources parsed"

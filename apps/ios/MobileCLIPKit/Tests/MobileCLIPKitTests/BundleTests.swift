@@ -97,6 +97,38 @@ final class BundleTests: XCTestCase {
         }
     }
 
+    /// Bundles that `mobileclip export` wrote, where MOBILECLIP_BUNDLES names some (with colons between).
+    func testExportedBundles() throws {
+        let paths = ProcessInfo.processInfo.environment["MOBILECLIP_BUNDLES"] ?? ""
+        try XCTSkipIf(paths.isEmpty, "MOBILECLIP_BUNDLES names no bundle")
+        for path in paths.split(separator: ":") {
+            let tokenizer = try Golden.tokenizer.get()
+            let bundle = try ModelBundle(folder: URL(fileURLWithPath: String(path)), tokenizer: tokenizer.sha256)
+            XCTAssertFalse(try bundle.labels().labels.isEmpty)
+            for artifact in bundle.manifest.artifacts {
+                let answer = try KnownAnswer(bundle, artifact)
+                let same = try answer.expected.indices.map { place in
+                    try Tensor(shape: artifact.outputs[place].shape, values: answer.expected[place])
+                }
+                XCTAssertNotEqual(answer.judge(same).right, false, "\(path) \(artifact.file)")
+                let input = try XCTUnwrap(artifact.inputs.first)
+                if input.kind == "text" {
+                    guard case .ids(let ids) = answer.feed else { return XCTFail("no ids: \(artifact.file)") }
+                    XCTAssertEqual(ids.first, 49406)
+                    continue
+                }
+                let photo = try Picture(width: 90, height: 70, pixels: .init(repeating: 50, count: 18_900))
+                let fitted = try photo.fitted(Fit(input, dense: bundle.manifest.dense))
+                XCTAssertEqual([1, 3, fitted.height, fitted.width], input.shape)
+                switch answer.feed {
+                case .picture(let picture): XCTAssertEqual([1, 3, picture.height, picture.width], input.shape)
+                case .tensor(let tensor): XCTAssertEqual(tensor.shape, input.shape)
+                case .ids: XCTFail("ids for a picture: \(artifact.file)")
+                }
+            }
+        }
+    }
+
     func testWhatTheGoodBundleSays() throws {
         let bundle = try ModelBundle(folder: Golden.folder.appendingPathComponent("bundles/good"), tokenizer: nil)
         XCTAssertEqual(bundle.manifest.model.logitScale, 100)
