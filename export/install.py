@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ def install(
     chosen = _targets(app, targets)
     opened = Bundle.open(bundle)
     entries = _artifacts(app, opened, chosen, bool(targets))
-    second = None if small is None else _second(app, opened, Bundle.open(small), chosen)
+    views = {entry["view"] for entry in entries}
+    second = None if small is None else _second(app, opened, Bundle.open(small), chosen, views)
     folder = _place(app, into, opened.manifest["model"]["name"])
     beside = None
     if second is not None and APPS[app].several:
@@ -203,7 +204,7 @@ def _check_inputs(app: str, bundle: Bundle, entry: Mapping[str, Any], names: Map
 
 
 def _second(
-    app: str, bundle: Bundle, small: Bundle, targets: Sequence[str]
+    app: str, bundle: Bundle, small: Bundle, targets: Sequence[str], views: Set[str]
 ) -> tuple[Bundle, Sequence[Mapping[str, Any]]]:
     """The bundle with fewer bits and its artifacts, which must be of the same model and take the same inputs."""
     for key in ("model", "tokenizer", "preset"):
@@ -215,7 +216,14 @@ def _second(
     entries = [entry for entry in _artifacts(app, small, targets, False) if entry["quantisation"] is not None]
     if not entries:
         raise BundleError(f"{small.path} has no fewer bits: export it with --precision w8a8, or leave --small out.")
-    return small, entries
+    of = {entry["view"] for entry in entries}
+    shared = [entry for entry in entries if entry["view"] in views]
+    if not shared:
+        raise BundleError(
+            f"{small.path} has fewer bits of its {' and '.join(sorted(of))} view, and {bundle.path} has "
+            f"{' and '.join(sorted(views))}: export both with the same views."
+        )
+    return small, shared
 
 
 def _require_views(second: tuple[Bundle, Sequence[Mapping[str, Any]]], entries: Sequence[Mapping[str, Any]]) -> None:

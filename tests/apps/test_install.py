@@ -265,6 +265,23 @@ def test_two_bundles_that_do_not_belong_together(tmp_path: Path) -> None:
         install("web", GOOD, into=tmp_path / "out", small=GOOD)
 
 
+def test_only_views_of_the_first_come_along(tmp_path: Path) -> None:
+    def image_alone(whole: dict[str, Any]) -> None:
+        del whole["artifacts"][1]
+
+    bundle = changed(tmp_path / "in", image_alone)
+    small = with_fewer_bits(tmp_path / "int8")
+    assert install("web", bundle, into=tmp_path / "out", small=small).artifacts == ("image.onnx", "small/image.onnx")
+    whole = json.loads((small / "manifest.json").read_text(encoding="utf-8"))
+    image_alone(whole)
+    whole["artifacts"][0]["view"] = "multitask"
+    manifest.write(small, whole)
+    with pytest.raises(
+        BundleError, match=r"has fewer bits of its multitask view, and .* has image: export both with the"
+    ):
+        install("web", bundle, into=tmp_path / "out", small=small)
+
+
 def test_a_package_with_a_link_is_refused(tmp_path: Path) -> None:
     bundle = changed(tmp_path / "in")
     (bundle / "image.mlpackage" / "link").symlink_to(bundle / "labels.json")
