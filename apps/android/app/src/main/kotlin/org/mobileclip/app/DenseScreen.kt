@@ -23,7 +23,7 @@ class DenseScreen(private val activity: MainActivity) : Screen {
     private val views = Views(activity)
     private val image = ImageView(activity).apply { adjustViewBounds = true }
     private val legend = views.text(size = 14f).apply { accessibilityLiveRegion = View.ACCESSIBILITY_LIVE_REGION_POLITE }
-    private val modes: Map<String, Button> = MODES.mapValues { (task, label) -> views.button(label) { show(task) } }
+    private val modes: Map<String, Button> = MODES.mapValues { (task, label) -> views.tab(label) { show(task) } }
     private val opacity = SeekBar(activity).apply {
         max = 255
         progress = 150
@@ -92,7 +92,7 @@ class DenseScreen(private val activity: MainActivity) : Screen {
 
     private fun show(task: String) {
         mode = task
-        modes.forEach { (name, button) -> button.isSelected = name == task }
+        modes.forEach { (name, button) -> views.mark(button, name == task) }
         draw()
         legend.text = told()
         val label = MODES[task]?.let(activity::getString).orEmpty()

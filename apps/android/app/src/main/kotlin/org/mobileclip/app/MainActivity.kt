@@ -28,7 +28,7 @@ class MainActivity : Activity() {
         super.onCreate(saved)
         chosen = saved?.getInt(CHOSEN) ?: 0
         frame = FrameLayout(this)
-        tabs = TABS.mapIndexed { place, label -> views.button(label) { choose(place) } }
+        tabs = TABS.mapIndexed { place, label -> views.tab(label) { choose(place) } }
         val root = LinearLayout(this).apply {
             orientation = LinearLayout.VERTICAL
             addView(frame, LinearLayout.LayoutParams(Views.MATCH, 0, 1f))
@@ -73,7 +73,10 @@ class MainActivity : Activity() {
     }
 
     private fun onModel(state: ModelState) {
-        tabs.forEachIndexed { place, tab -> tab.isSelected = place == chosen; tab.isEnabled = state is ModelState.Ready }
+        tabs.forEachIndexed { place, tab ->
+            views.mark(tab, place == chosen)
+            tab.isEnabled = state is ModelState.Ready
+        }
         leave()
         when (state) {
             is ModelState.Loading -> frame.only(views.empty(getString(if (state.testing) R.string.testing else R.string.loading)))

@@ -3,8 +3,11 @@ package org.mobileclip.app
 import android.app.Activity
 import android.content.Context
 import android.content.Intent
+import android.content.res.ColorStateList
+import android.graphics.Typeface
 import android.net.Uri
 import android.provider.Settings
+import android.util.TypedValue
 import android.view.Gravity
 import android.view.View
 import android.view.ViewGroup
@@ -31,6 +34,11 @@ interface Screen {
 
 /** Views that several screens use. Text sizes are in sp and heights at least 48 dp, so that both grow with the font. */
 class Views(private val context: Context) {
+    /** The theme's colour of text that is read. */
+    private val primary: ColorStateList = context.obtainStyledAttributes(intArrayOf(android.R.attr.textColorPrimary)).run {
+        getColorStateList(0)!!.also { recycle() }
+    }
+
     fun dp(value: Int): Int = (value * context.resources.displayMetrics.density + 0.5f).toInt()
 
     fun column(vararg children: View): LinearLayout = LinearLayout(context).apply {
@@ -47,6 +55,7 @@ class Views(private val context: Context) {
     fun text(value: CharSequence = "", size: Float = 16f): TextView = TextView(context).apply {
         text = value
         textSize = size
+        setTextColor(primary)
         setPadding(dp(16), dp(8), dp(16), dp(8))
     }
 
@@ -55,6 +64,20 @@ class Views(private val context: Context) {
         isAllCaps = false
         minHeight = dp(48)
         setOnClickListener { click() }
+    }
+
+    /** A button of the row below: its one line shrinks where the font is large. */
+    fun tab(label: Int, click: () -> Unit): Button = button(label, click).apply {
+        maxLines = 1
+        setPadding(dp(2), dp(8), dp(2), dp(8))
+        setAutoSizeTextTypeUniformWithConfiguration(8, 20, 1, TypedValue.COMPLEX_UNIT_SP)
+    }
+
+    /** Which tab is in front, for eyes and for TalkBack. */
+    fun mark(tab: Button, front: Boolean) {
+        tab.isSelected = front
+        tab.typeface = if (front) Typeface.DEFAULT_BOLD else Typeface.DEFAULT
+        if (front) tab.setTextColor(context.getColor(R.color.accent)) else tab.setTextColor(primary)
     }
 
     /** A sentence in the middle, and what may be done about it. */
