@@ -31,7 +31,9 @@ sealed interface ModelState {
 /** Holds the model, and the one thread that it works on. */
 class App : Application() {
     /** Everything slow; one thread, so that the model's memory exists once. */
-    val worker: ExecutorService by lazy { Executors.newSingleThreadExecutor { Thread(it, "model") } }
+    val worker: ExecutorService by lazy {
+        Executors.newSingleThreadExecutor { Thread(it, "model") }
+    }
     val tokenizer: Tokenizer by lazy { Tokenizer.load() }
     val store by lazy { BundleStore(this) }
     val library by lazy { PhotoLibrary(this) }
@@ -42,6 +44,7 @@ class App : Application() {
     /** Changes on the main thread only. */
     var state: ModelState = ModelState.Loading(testing = false)
         private set
+
     private val listeners = LinkedHashSet<(ModelState) -> Unit>()
     private val main = Handler(Looper.getMainLooper())
 
@@ -54,30 +57,37 @@ class App : Application() {
         listeners.remove(listener)
     }
 
-    /** Reads the bundle; without a choice for its large or `small` form memory decides, and the user. */
+    /**
+     * Reads the bundle; without a choice for its large or `small` form memory decides, and the
+     * user.
+     */
     fun load(small: Boolean? = null) {
         (state as? ModelState.Ready)?.engine?.let { old -> worker.execute { old.close() } }
         set(ModelState.Loading(testing = false))
         worker.execute { post(read(small)) }
     }
 
-    private fun read(small: Boolean?): ModelState = try {
-        val bundle = store.open(tokenizer.sha256)
-        val memory = memory()
-        val choice = if (small != null) MemoryChoice.ENOUGH else MemoryChoice.of(bundle, memory.availMem, memory.lowMemory)
-        if (choice == MemoryChoice.ENOUGH) {
-            tested(bundle, small ?: false)
-        } else {
-            ModelState.LowMemory(bundle, choice == MemoryChoice.OFFER, memory.availMem)
+    private fun read(small: Boolean?): ModelState =
+        try {
+            val bundle = store.open(tokenizer.sha256)
+            val memory = memory()
+            val choice =
+                if (small != null) MemoryChoice.ENOUGH
+                else MemoryChoice.of(bundle, memory.availMem, memory.lowMemory)
+            if (choice == MemoryChoice.ENOUGH) {
+                tested(bundle, small ?: false)
+            } else {
+                ModelState.LowMemory(bundle, choice == MemoryChoice.OFFER, memory.availMem)
+            }
+        } catch (error: KitException) {
+            ModelState.Problem(error.message.orEmpty())
         }
-    } catch (error: KitException) {
-        ModelState.Problem(error.message.orEmpty())
-    }
 
     /** The known answers are compared once for each model, version of the app and system. */
     private fun tested(bundle: Bundle, small: Boolean): ModelState {
-        val stamp = "${Build.FINGERPRINT} ${packageManager.getPackageInfo(packageName, 0).lastUpdateTime} " +
-            bundle.manifest.artifacts.joinToString(" ") { it.sha256 }
+        val stamp =
+            "${Build.FINGERPRINT} ${packageManager.getPackageInfo(packageName, 0).lastUpdateTime} " +
+                bundle.manifest.artifacts.joinToString(" ") { it.sha256 }
         val file = File(filesDir, "tested")
         if (!file.isFile || file.readText() != stamp) {
             post(ModelState.Loading(testing = true))
@@ -86,11 +96,16 @@ class App : Application() {
             file.writeText(stamp)
         }
         val engine = Engine(bundle, tokenizer, loader, small)
-        if (engine.artifacts.isEmpty()) bundle.artifact(bundle.manifest.artifacts.first().view, Engine.TARGET) // says what is there
+        if (engine.artifacts.isEmpty())
+            bundle.artifact(
+                bundle.manifest.artifacts.first().view,
+                Engine.TARGET,
+            ) // says what is there
         return ModelState.Ready(engine)
     }
 
-    private fun memory() = ActivityManager.MemoryInfo().also { service<ActivityManager>().getMemoryInfo(it) }
+    private fun memory() =
+        ActivityManager.MemoryInfo().also { service<ActivityManager>().getMemoryInfo(it) }
 
     private fun post(next: ModelState) {
         main.post { set(next) }

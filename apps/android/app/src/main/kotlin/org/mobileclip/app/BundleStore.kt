@@ -7,13 +7,14 @@ import org.mobileclip.kit.Bundle
 import org.mobileclip.kit.BundleException
 
 /**
- * The bundle of this installation: the one in the app's assets (`assets/bundle`, which `mobileclip apps install android`
- * fills), copied to files once because the runtime maps files; or one that a developer copied into `folder` by adb, which
- * comes first.
+ * The bundle of this installation: the one in the app's assets (`assets/bundle`, which `mobileclip
+ * apps install android` fills), copied to files once because the runtime maps files; or one that a
+ * developer copied into `folder` by adb, which comes first.
  */
 class BundleStore(private val context: Context) {
     /** Where a developer may put a bundle. */
-    val folder: File get() = File(context.getExternalFilesDir(null) ?: context.filesDir, ASSET)
+    val folder: File
+        get() = File(context.getExternalFilesDir(null) ?: context.filesDir, ASSET)
 
     private val installed = File(context.filesDir, "installed")
 
@@ -28,10 +29,14 @@ class BundleStore(private val context: Context) {
         val manifest = File(place, "manifest.json")
         val stamp = "${place.path} ${manifest.lastModified()} ${manifest.length()}"
         val known = checked.isFile && checked.readText() == stamp
-        return Bundle.open(place, tokenizer, hashes = !known).also { if (!known) checked.writeText(stamp) }
+        return Bundle.open(place, tokenizer, hashes = !known).also {
+            if (!known) checked.writeText(stamp)
+        }
     }
 
-    /** Copies the bundle out of the assets, whole or not at all; again after an update of the app. */
+    /**
+     * Copies the bundle out of the assets, whole or not at all; again after an update of the app.
+     */
     private fun install(): File {
         if (context.assets.list(ASSET).isNullOrEmpty()) {
             throw BundleException(context.getString(R.string.no_bundle, folder.path), "no_manifest")
@@ -44,7 +49,11 @@ class BundleStore(private val context: Context) {
             copy(ASSET, part)
         } catch (error: IOException) {
             part.deleteRecursively()
-            throw BundleException("The model cannot be copied (${error.message}). Free some space and try again.", "unreadable", error)
+            throw BundleException(
+                "The model cannot be copied (${error.message}). Free some space and try again.",
+                "unreadable",
+                error,
+            )
         }
         part.renameTo(place)
         return place
@@ -61,7 +70,8 @@ class BundleStore(private val context: Context) {
         }
     }
 
-    private fun updated(): Long = context.packageManager.getPackageInfo(context.packageName, 0).lastUpdateTime
+    private fun updated(): Long =
+        context.packageManager.getPackageInfo(context.packageName, 0).lastUpdateTime
 
     private companion object {
         const val ASSET = "bundle"

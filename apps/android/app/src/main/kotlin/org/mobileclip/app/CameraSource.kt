@@ -26,8 +26,8 @@ import java.nio.ByteBuffer
 import org.mobileclip.kit.Picture
 
 /**
- * The back camera: a preview, and the newest frame as an upright picture whenever the one before is done with. Frames in
- * between are dropped.
+ * The back camera: a preview, and the newest frame as an upright picture whenever the one before is
+ * done with. Frames in between are dropped.
  */
 class CameraSource(
     private val context: Context,
@@ -44,9 +44,13 @@ class CameraSource(
     private var open = false
 
     /** Whether the device has a camera at all. */
-    val exists: Boolean get() = id() != null
+    val exists: Boolean
+        get() = id() != null
 
-    val isAllowed: Boolean get() = context.checkSelfPermission(Manifest.permission.CAMERA) == PackageManager.PERMISSION_GRANTED
+    val isAllowed: Boolean
+        get() =
+            context.checkSelfPermission(Manifest.permission.CAMERA) ==
+                PackageManager.PERMISSION_GRANTED
 
     fun start() {
         open = true
@@ -72,26 +76,49 @@ class CameraSource(
         try {
             val about = manager.getCameraCharacteristics(id)
             turned = about.get(CameraCharacteristics.SENSOR_ORIENTATION) ?: 90
-            size = chosen(about.get(CameraCharacteristics.SCALER_STREAM_CONFIGURATION_MAP)?.getOutputSizes(ImageFormat.YUV_420_888).orEmpty().toList())
+            size =
+                chosen(
+                    about
+                        .get(CameraCharacteristics.SCALER_STREAM_CONFIGURATION_MAP)
+                        ?.getOutputSizes(ImageFormat.YUV_420_888)
+                        .orEmpty()
+                        .toList()
+                )
             texture.setDefaultBufferSize(size.width, size.height)
             fit(width, height)
-            val handler = Handler(HandlerThread("camera").also { thread = it; it.start() }.looper)
+            val handler =
+                Handler(
+                    HandlerThread("camera")
+                        .also {
+                            thread = it
+                            it.start()
+                        }
+                        .looper
+                )
             manager.openCamera(id, Opened(texture, handler), handler)
         } catch (error: CameraAccessException) {
             broken(error.message.orEmpty())
         }
     }
 
-    private inner class Opened(private val texture: SurfaceTexture, private val handler: Handler) : CameraDevice.StateCallback() {
+    private inner class Opened(private val texture: SurfaceTexture, private val handler: Handler) :
+        CameraDevice.StateCallback() {
         override fun onOpened(camera: CameraDevice) {
             if (!open) return camera.close()
             device = camera
             val surface = Surface(texture)
-            val frames = ImageReader.newInstance(size.width, size.height, ImageFormat.YUV_420_888, 2)
+            val frames =
+                ImageReader.newInstance(size.width, size.height, ImageFormat.YUV_420_888, 2)
             reader = frames
-            frames.setOnImageAvailableListener({ source -> source.acquireLatestImage()?.use { frame(upright(it)) } }, handler)
+            frames.setOnImageAvailableListener(::onImage, handler)
             val outputs = listOf(surface, frames.surface).map(::OutputConfiguration)
-            val session = SessionConfiguration(SessionConfiguration.SESSION_REGULAR, outputs, { handler.post(it) }, Session(camera, surface, frames.surface, handler))
+            val session =
+                SessionConfiguration(
+                    SessionConfiguration.SESSION_REGULAR,
+                    outputs,
+                    { handler.post(it) },
+                    Session(camera, surface, frames.surface, handler),
+                )
             try {
                 camera.createCaptureSession(session)
             } catch (error: CameraAccessException) {
@@ -107,8 +134,19 @@ class CameraSource(
         }
     }
 
+    private fun onImage(source: ImageReader) {
+        try {
+            source.acquireLatestImage()?.use { frame(upright(it)) }
+        } catch (_: IllegalStateException) {
+            // the camera was stopped in the meantime, and the frame is gone
+        }
+    }
+
     private inner class Session(
-        private val camera: CameraDevice, private val surface: Surface, private val frames: Surface, private val handler: Handler,
+        private val camera: CameraDevice,
+        private val surface: Surface,
+        private val frames: Surface,
+        private val handler: Handler,
     ) : CameraCaptureSession.StateCallback() {
         override fun onConfigured(session: CameraCaptureSession) {
             if (!open) return
@@ -116,33 +154,42 @@ class CameraSource(
                 val request = camera.createCaptureRequest(CameraDevice.TEMPLATE_PREVIEW)
                 request.addTarget(surface)
                 request.addTarget(frames)
-                request.set(CaptureRequest.CONTROL_AF_MODE, CaptureRequest.CONTROL_AF_MODE_CONTINUOUS_PICTURE)
+                request.set(
+                    CaptureRequest.CONTROL_AF_MODE,
+                    CaptureRequest.CONTROL_AF_MODE_CONTINUOUS_PICTURE,
+                )
                 session.setRepeatingRequest(request.build(), null, handler)
             } catch (error: CameraAccessException) {
                 broken(error.message.orEmpty())
             }
         }
 
-        override fun onConfigureFailed(session: CameraCaptureSession) = broken("it cannot show and give pictures at once")
+        override fun onConfigureFailed(session: CameraCaptureSession) =
+            broken("it cannot show and give pictures at once")
     }
 
     private fun upright(image: Image): Picture {
-        val planes = image.planes.map { Picture.Plane(bytes(it.buffer), it.rowStride, it.pixelStride) }
+        val planes =
+            image.planes.map { Picture.Plane(bytes(it.buffer), it.rowStride, it.pixelStride) }
         val step = maxOf(minOf(image.width, image.height) / SHORT, 1)
-        return Picture.ofYuv(image.width, image.height, planes, step).turned(orientation(turned, rotation()))
+        return Picture.ofYuv(image.width, image.height, planes, step)
+            .turned(orientation(turned, rotation()))
     }
 
     private fun bytes(buffer: ByteBuffer) = ByteArray(buffer.remaining()).also { buffer.get(it) }
 
     private fun rotation(): Int = 90 * (preview.display?.rotation ?: Surface.ROTATION_0)
 
-    private fun id(): String? = try {
-        val ids = manager.cameraIdList
-        ids.firstOrNull { manager.getCameraCharacteristics(it).get(CameraCharacteristics.LENS_FACING) == CameraCharacteristics.LENS_FACING_BACK }
-            ?: ids.firstOrNull()
-    } catch (_: CameraAccessException) {
-        null
-    }
+    private fun id(): String? =
+        try {
+            val ids = manager.cameraIdList
+            ids.firstOrNull {
+                manager.getCameraCharacteristics(it).get(CameraCharacteristics.LENS_FACING) ==
+                    CameraCharacteristics.LENS_FACING_BACK
+            } ?: ids.firstOrNull()
+        } catch (_: CameraAccessException) {
+            null
+        }
 
     /** Fills the view with the preview, whatever way the device is held. */
     private fun fit(width: Int, height: Int) {
@@ -163,7 +210,8 @@ class CameraSource(
         preview.setTransform(matrix)
     }
 
-    override fun onSurfaceTextureSizeChanged(texture: SurfaceTexture, width: Int, height: Int) = fit(width, height)
+    override fun onSurfaceTextureSizeChanged(texture: SurfaceTexture, width: Int, height: Int) =
+        fit(width, height)
 
     override fun onSurfaceTextureDestroyed(texture: SurfaceTexture): Boolean = true
 
@@ -174,15 +222,23 @@ class CameraSource(
         const val SHORT = 480
 
         /** The smallest size that has a shorter side of 480, else the largest. */
-        fun chosen(sizes: List<Size>): Size = sizes.filter { minOf(it.width, it.height) >= SHORT }.minByOrNull { it.width * it.height }
-            ?: sizes.maxByOrNull { it.width * it.height } ?: Size(640, 480)
+        fun chosen(sizes: List<Size>): Size =
+            sizes
+                .filter { minOf(it.width, it.height) >= SHORT }
+                .minByOrNull { it.width * it.height }
+                ?: sizes.maxByOrNull { it.width * it.height }
+                ?: Size(640, 480)
 
-        /** EXIF's orientation of a frame of a back camera whose sensor lies `sensor` degrees in a device turned by `device`. */
-        fun orientation(sensor: Int, device: Int): Int = when ((sensor - device + 360) % 360) {
-            90 -> 6
-            180 -> 3
-            270 -> 8
-            else -> 1
-        }
+        /**
+         * EXIF's orientation of a frame of a back camera whose sensor lies `sensor` degrees in a
+         * device turned by `device`.
+         */
+        fun orientation(sensor: Int, device: Int): Int =
+            when ((sensor - device + 360) % 360) {
+                90 -> 6
+                180 -> 3
+                270 -> 8
+                else -> 1
+            }
     }
 }

@@ -19,29 +19,46 @@ import org.mobileclip.kit.Segmentation
 
 /** A photo's parts, distances and objects, laid over it. */
 class DenseScreen(private val activity: MainActivity) : Screen {
-    private val app get() = activity.application as App
+    private val app
+        get() = activity.application as App
+
     private val views = Views(activity)
     private val image = ImageView(activity).apply { adjustViewBounds = true }
-    private val legend = views.text(size = 14f).apply { accessibilityLiveRegion = View.ACCESSIBILITY_LIVE_REGION_POLITE }
-    private val modes: Map<String, Button> = MODES.mapValues { (task, label) -> views.tab(label) { show(task) } }
-    private val opacity = SeekBar(activity).apply {
-        max = 255
-        progress = 150
-        minimumHeight = views.dp(48)
-        contentDescription = activity.getString(R.string.dense_opacity)
-        setOnSeekBarChangeListener(object : SeekBar.OnSeekBarChangeListener {
-            override fun onProgressChanged(bar: SeekBar, value: Int, fromUser: Boolean) = draw()
-            override fun onStartTrackingTouch(bar: SeekBar) = Unit
-            override fun onStopTrackingTouch(bar: SeekBar) = Unit
-        })
-    }
-    private val ready = ScrollView(activity).apply {
-        addView(
-            views.column(
-                views.button(R.string.dense_choose, ::choose), image, views.row(*modes.values.toTypedArray()), opacity, legend,
-            ),
-        )
-    }
+    private val legend =
+        views.text(size = 14f).apply {
+            accessibilityLiveRegion = View.ACCESSIBILITY_LIVE_REGION_POLITE
+        }
+    private val modes: Map<String, Button> =
+        MODES.mapValues { (task, label) -> views.tab(label) { show(task) } }
+    private val opacity =
+        SeekBar(activity).apply {
+            max = 255
+            progress = 150
+            minimumHeight = views.dp(48)
+            contentDescription = activity.getString(R.string.dense_opacity)
+            setOnSeekBarChangeListener(
+                object : SeekBar.OnSeekBarChangeListener {
+                    override fun onProgressChanged(bar: SeekBar, value: Int, fromUser: Boolean) =
+                        draw()
+
+                    override fun onStartTrackingTouch(bar: SeekBar) = Unit
+
+                    override fun onStopTrackingTouch(bar: SeekBar) = Unit
+                }
+            )
+        }
+    private val ready =
+        ScrollView(activity).apply {
+            addView(
+                views.column(
+                    views.button(R.string.dense_choose, ::choose),
+                    image,
+                    views.row(*modes.values.toTypedArray()),
+                    opacity,
+                    legend,
+                )
+            )
+        }
     private var engine: Engine? = null
     private var photo: Bitmap? = null
     private var scene: Engine.Scene? = null
@@ -50,9 +67,13 @@ class DenseScreen(private val activity: MainActivity) : Screen {
 
     override fun show(engine: Engine) {
         this.engine = engine
-        if (engine.tasks.isEmpty()) return view.only(views.empty(activity.getString(R.string.dense_none)))
+        if (engine.tasks.isEmpty())
+            return view.only(views.empty(activity.getString(R.string.dense_none)))
         if (photo == null) legend.setText(R.string.dense_empty)
-        modes.forEach { (task, button) -> button.visibility = if (task == PHOTO || task in engine.tasks) View.VISIBLE else View.GONE }
+        modes.forEach { (task, button) ->
+            button.visibility =
+                if (task == PHOTO || task in engine.tasks) View.VISIBLE else View.GONE
+        }
         view.only(ready)
     }
 
@@ -62,7 +83,10 @@ class DenseScreen(private val activity: MainActivity) : Screen {
 
     /** The system's own picker, which needs no permission. */
     private fun choose() {
-        val intent = Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("image/*")
+        val intent =
+            Intent(Intent.ACTION_OPEN_DOCUMENT)
+                .addCategory(Intent.CATEGORY_OPENABLE)
+                .setType("image/*")
         @Suppress("DEPRECATION") // the other way is AndroidX's
         activity.startActivityForResult(intent, 3)
     }
@@ -116,7 +140,13 @@ class DenseScreen(private val activity: MainActivity) : Screen {
         return when {
             mode == "segmentation" && labels != null -> {
                 val colours = colours()
-                Pictures.bitmap(IntArray(labels.labels.size) { colours[(labels.labels[it].toInt() and 255) % colours.size] }, width, height)
+                Pictures.bitmap(
+                    IntArray(labels.labels.size) {
+                        colours[(labels.labels[it].toInt() and 255) % colours.size]
+                    },
+                    width,
+                    height,
+                )
             }
             mode == "depth" && depth != null -> {
                 val (low, high) = Depth.ends(depth.metres)
@@ -128,16 +158,22 @@ class DenseScreen(private val activity: MainActivity) : Screen {
 
     private fun boxes(canvas: Canvas) {
         val colours = colours()
-        val line = Paint().apply {
-            style = Paint.Style.STROKE
-            strokeWidth = canvas.width / 200f
-        }
+        val line =
+            Paint().apply {
+                style = Paint.Style.STROKE
+                strokeWidth = canvas.width / 200f
+            }
         val name = Paint().apply { textSize = canvas.width / 30f }
         for (found in scene?.objects.orEmpty()) {
             line.color = colours[found.label % colours.size]
             name.color = line.color
             canvas.drawRect(found.box.left, found.box.top, found.box.right, found.box.bottom, line)
-            canvas.drawText(nameOf(found.label), found.box.left, maxOf(found.box.top - name.textSize / 4, name.textSize), name)
+            canvas.drawText(
+                nameOf(found.label),
+                found.box.left,
+                maxOf(found.box.top - name.textSize / 4, name.textSize),
+                name,
+            )
         }
     }
 
@@ -146,22 +182,35 @@ class DenseScreen(private val activity: MainActivity) : Screen {
         val depth = scene?.depth
         val objects = scene?.objects
         return when {
-            mode == "segmentation" && labels != null -> Segmentation.shares(labels).take(SHOWN).joinToString("\n") { (label, share) ->
-                activity.getString(R.string.dense_share, nameOf(label), Math.round(100 * share).toInt())
-            }
-            mode == "depth" && depth != null -> Depth.ends(depth.metres).let { (low, high) -> activity.getString(R.string.dense_range, low, high) }
-            mode == "detection" && objects != null -> (listOf(activity.getString(R.string.dense_objects, objects.size)) + objects.take(SHOWN).map {
-                "${nameOf(it.label)} ${"%.0f".format(Locale.getDefault(), 100 * it.score)} %"
-            }).joinToString("\n")
+            mode == "segmentation" && labels != null ->
+                Segmentation.shares(labels).take(SHOWN).joinToString("\n") { (label, share) ->
+                    activity.getString(
+                        R.string.dense_share,
+                        nameOf(label),
+                        Math.round(100 * share).toInt(),
+                    )
+                }
+            mode == "depth" && depth != null ->
+                Depth.ends(depth.metres).let { (low, high) ->
+                    activity.getString(R.string.dense_range, low, high)
+                }
+            mode == "detection" && objects != null ->
+                (listOf(activity.getString(R.string.dense_objects, objects.size)) +
+                        objects.take(SHOWN).map {
+                            "${nameOf(it.label)} ${"%.0f".format(Locale.getDefault(), 100 * it.score)} %"
+                        })
+                    .joinToString("\n")
             else -> ""
         }
     }
 
-    private fun nameOf(label: Int): String = engine?.bundle?.labels?.names?.getOrNull(label) ?: "$label"
+    private fun nameOf(label: Int): String =
+        engine?.bundle?.labels?.names?.getOrNull(label) ?: "$label"
 
     private fun colours(): IntArray {
         val labels = engine?.bundle?.labels ?: return Colours.palette(1)
-        return labels.palette?.toIntArray()?.takeIf { it.isNotEmpty() } ?: Colours.palette(maxOf(labels.names.size, 1))
+        return labels.palette?.toIntArray()?.takeIf { it.isNotEmpty() }
+            ?: Colours.palette(maxOf(labels.names.size, 1))
     }
 
     private companion object {
@@ -169,9 +218,12 @@ class DenseScreen(private val activity: MainActivity) : Screen {
         const val SHOWN = 8
         const val LEAST = 512
         const val LONGEST = 2048
-        val MODES = linkedMapOf(
-            PHOTO to R.string.dense_photo, "segmentation" to R.string.dense_segmentation, "depth" to R.string.dense_depth,
-            "detection" to R.string.dense_detection,
-        )
+        val MODES =
+            linkedMapOf(
+                PHOTO to R.string.dense_photo,
+                "segmentation" to R.string.dense_segmentation,
+                "depth" to R.string.dense_depth,
+                "detection" to R.string.dense_detection,
+            )
     }
 }

@@ -11,8 +11,8 @@ import java.util.concurrent.atomic.AtomicBoolean
 import org.mobileclip.kit.KitException
 
 /**
- * Indexes photos in the background. The system may stop it at any time (and starts it again later); every photo is on
- * disk when it is done, so that nothing is lost.
+ * Indexes photos in the background. The system may stop it at any time (and starts it again later);
+ * every photo is on disk when it is done, so that nothing is lost.
  */
 class IndexService : JobService() {
     private val stopped = AtomicBoolean()
@@ -20,7 +20,8 @@ class IndexService : JobService() {
     override fun onStartJob(parameters: JobParameters): Boolean {
         val app = application as App
         val engine = (app.state as? ModelState.Ready)?.engine
-        if (engine == null || !engine.hasTowers || !app.library.isAllowed) return false // begun again when the screen is
+        if (engine == null || !engine.hasTowers || !app.library.isAllowed)
+            return false // begun again when the screen is
         Thread({ run(app, engine, parameters) }, "indexing").start()
         return true
     }
@@ -52,7 +53,10 @@ class IndexService : JobService() {
         fun begin(context: Context) {
             val scheduler = context.service<JobScheduler>()
             if (scheduler.getPendingJob(JOB) != null) return
-            val job = JobInfo.Builder(JOB, ComponentName(context, IndexService::class.java)).setOverrideDeadline(0).build()
+            val job =
+                JobInfo.Builder(JOB, ComponentName(context, IndexService::class.java))
+                    .setOverrideDeadline(0)
+                    .build()
             scheduler.schedule(job)
         }
     }

@@ -20,13 +20,21 @@ import org.mobileclip.kit.ZeroShot
 
 /** What is in front of the camera, among labels that the user writes. */
 class LiveScreen(private val activity: MainActivity) : Screen {
-    private val app get() = activity.application as App
+    private val app
+        get() = activity.application as App
+
     private val views = Views(activity)
     private val own = OwnLabels(activity)
-    private val preview = TextureView(activity).apply { contentDescription = activity.getString(R.string.camera_preview) }
+    private val preview =
+        TextureView(activity).apply {
+            contentDescription = activity.getString(R.string.camera_preview)
+        }
     private val results = List(SHOWN) { Result() }
     private val time = views.text(size = 14f)
-    private val camera = CameraSource(activity, preview, ::onFrame) { reason -> activity.runOnUiThread { message(activity.getString(R.string.camera_broken, reason)) } }
+    private val camera =
+        CameraSource(activity, preview, ::onFrame) { reason ->
+            activity.runOnUiThread { message(activity.getString(R.string.camera_broken, reason)) }
+        }
     private val busy = AtomicBoolean()
     private var engine: Engine? = null
     @Volatile private var labels: List<String> = emptyList()
@@ -34,13 +42,14 @@ class LiveScreen(private val activity: MainActivity) : Screen {
     private var asked = false
     private var spoken = 0L
     override val view = FrameLayout(activity)
-    private val live = LinearLayout(activity).apply {
-        orientation = LinearLayout.VERTICAL
-        addView(preview, LinearLayout.LayoutParams(Views.MATCH, 0, 1f))
-        results.forEach { addView(it.view) }
-        addView(time)
-        addView(views.button(R.string.labels_edit, ::edit))
-    }
+    private val live =
+        LinearLayout(activity).apply {
+            orientation = LinearLayout.VERTICAL
+            addView(preview, LinearLayout.LayoutParams(Views.MATCH, 0, 1f))
+            results.forEach { addView(it.view) }
+            addView(time)
+            addView(views.button(R.string.labels_edit, ::edit))
+        }
 
     override fun show(engine: Engine) {
         this.engine = engine
@@ -48,10 +57,23 @@ class LiveScreen(private val activity: MainActivity) : Screen {
             !engine.hasTowers -> message(engine.missing())
             !camera.exists -> message(activity.getString(R.string.camera_none))
             camera.isAllowed -> begin(engine)
-            asked -> view.only(views.empty(activity.getString(R.string.camera_settings), R.string.open_settings, activity::openSettings))
-            else -> view.only(views.empty(activity.getString(R.string.camera_permission), R.string.camera_allow) {
-                activity.requestPermissions(arrayOf(Manifest.permission.CAMERA), 1)
-            })
+            asked ->
+                view.only(
+                    views.empty(
+                        activity.getString(R.string.camera_settings),
+                        R.string.open_settings,
+                        activity::openSettings,
+                    )
+                )
+            else ->
+                view.only(
+                    views.empty(
+                        activity.getString(R.string.camera_permission),
+                        R.string.camera_allow,
+                    ) {
+                        activity.requestPermissions(arrayOf(Manifest.permission.CAMERA), 1)
+                    }
+                )
         }
     }
 
@@ -112,7 +134,9 @@ class LiveScreen(private val activity: MainActivity) : Screen {
     }
 
     private fun told(names: List<String>, found: List<Ranked>, took: Double) {
-        results.forEachIndexed { place, result -> result.set(found.getOrNull(place)?.let { names.getOrNull(it.place) to it.probability }) }
+        results.forEachIndexed { place, result ->
+            result.set(found.getOrNull(place)?.let { names.getOrNull(it.place) to it.probability })
+        }
         time.text = activity.getString(R.string.frame_time, took)
         val now = SystemClock.elapsedRealtime()
         if (now - spoken > SPEAK_MS) { // TalkBack would otherwise never stop
@@ -123,13 +147,16 @@ class LiveScreen(private val activity: MainActivity) : Screen {
 
     private fun edit() {
         val engine = engine ?: return
-        val field = EditText(activity).apply {
-            setHint(R.string.labels_hint)
-            inputType = InputType.TYPE_CLASS_TEXT or InputType.TYPE_TEXT_FLAG_MULTI_LINE
-            filters = arrayOf(InputFilter.LengthFilter(OwnLabels.MOST * 50))
-            setText(own.read(engine.bundle.labels.names).joinToString("\n"))
-        }
-        fun use(labels: List<String>) = if (labels.isEmpty()) message(activity.getString(R.string.labels_empty)) else compare(engine, labels)
+        val field =
+            EditText(activity).apply {
+                setHint(R.string.labels_hint)
+                inputType = InputType.TYPE_CLASS_TEXT or InputType.TYPE_TEXT_FLAG_MULTI_LINE
+                filters = arrayOf(InputFilter.LengthFilter(OwnLabels.MOST * 50))
+                setText(own.read(engine.bundle.labels.names).joinToString("\n"))
+            }
+        fun use(labels: List<String>) =
+            if (labels.isEmpty()) message(activity.getString(R.string.labels_empty))
+            else compare(engine, labels)
         activity.ask {
             setTitle(R.string.labels_edit)
             setView(field)
@@ -148,10 +175,11 @@ class LiveScreen(private val activity: MainActivity) : Screen {
     /** A label, its bar, and both as one thing for TalkBack. */
     private inner class Result {
         private val name: TextView = views.text()
-        private val bar = ProgressBar(activity, null, android.R.attr.progressBarStyleHorizontal).apply {
-            max = 1000
-            importantForAccessibility = View.IMPORTANT_FOR_ACCESSIBILITY_NO
-        }
+        private val bar =
+            ProgressBar(activity, null, android.R.attr.progressBarStyleHorizontal).apply {
+                max = 1000
+                importantForAccessibility = View.IMPORTANT_FOR_ACCESSIBILITY_NO
+            }
         val view = views.row(name, bar).apply { setPadding(0, 0, views.dp(16), 0) }
 
         fun set(result: Pair<String?, Double>?) {
@@ -159,7 +187,8 @@ class LiveScreen(private val activity: MainActivity) : Screen {
             val percent = Math.round(100 * probability).toInt()
             name.text = label?.let { "$it  $percent %" }.orEmpty()
             bar.progress = Math.round(1000 * probability).toInt()
-            view.contentDescription = label?.let { activity.getString(R.string.ranked, it, percent) }
+            view.contentDescription =
+                label?.let { activity.getString(R.string.ranked, it, percent) }
         }
 
         fun announce() = view.contentDescription?.let { view.stateDescription = it }
@@ -172,9 +201,10 @@ class LiveScreen(private val activity: MainActivity) : Screen {
 }
 
 /** The sentence that says which tower is missing. */
-fun Engine.missing(): String = try {
-    listOf("image", "text").forEach { bundle.artifact(it, Engine.TARGET) }
-    ""
-} catch (error: KitException) {
-    error.message.orEmpty()
-}
+fun Engine.missing(): String =
+    try {
+        listOf("image", "text").forEach { bundle.artifact(it, Engine.TARGET) }
+        ""
+    } catch (error: KitException) {
+        error.message.orEmpty()
+    }

@@ -14,11 +14,15 @@ import android.widget.LinearLayout
 
 /** The four screens behind four tabs, or what stands in their way. */
 class MainActivity : Activity() {
-    private val app get() = application as App
+    private val app
+        get() = application as App
+
     private val views by lazy { Views(this) }
     private lateinit var frame: FrameLayout
     private lateinit var tabs: List<Button>
-    private val screens by lazy { listOf(LiveScreen(this), SearchScreen(this), DenseScreen(this), BenchmarkScreen(this)) }
+    private val screens by lazy {
+        listOf(LiveScreen(this), SearchScreen(this), DenseScreen(this), BenchmarkScreen(this))
+    }
     private val listener: (ModelState) -> Unit = ::onModel
     private var chosen = 0
     private var front: Screen? = null
@@ -29,17 +33,26 @@ class MainActivity : Activity() {
         chosen = saved?.getInt(CHOSEN) ?: 0
         frame = FrameLayout(this)
         tabs = TABS.mapIndexed { place, label -> views.tab(label) { choose(place) } }
-        val root = LinearLayout(this).apply {
-            orientation = LinearLayout.VERTICAL
-            addView(frame, LinearLayout.LayoutParams(Views.MATCH, 0, 1f))
-            addView(views.row(*tabs.toTypedArray()), LinearLayout.LayoutParams(Views.MATCH, Views.WRAP))
-            setBackgroundColor(getColor(R.color.background))
-            setOnApplyWindowInsetsListener { view, insets ->
-                val bars = insets.getInsets(WindowInsets.Type.systemBars() or WindowInsets.Type.displayCutout() or WindowInsets.Type.ime())
-                view.setPadding(bars.left, bars.top, bars.right, bars.bottom)
-                WindowInsets.CONSUMED
+        val root =
+            LinearLayout(this).apply {
+                orientation = LinearLayout.VERTICAL
+                addView(frame, LinearLayout.LayoutParams(Views.MATCH, 0, 1f))
+                addView(
+                    views.row(*tabs.toTypedArray()),
+                    LinearLayout.LayoutParams(Views.MATCH, Views.WRAP),
+                )
+                setBackgroundColor(getColor(R.color.background))
+                setOnApplyWindowInsetsListener { view, insets ->
+                    val bars =
+                        insets.getInsets(
+                            WindowInsets.Type.systemBars() or
+                                WindowInsets.Type.displayCutout() or
+                                WindowInsets.Type.ime()
+                        )
+                    view.setPadding(bars.left, bars.top, bars.right, bars.bottom)
+                    WindowInsets.CONSUMED
+                }
             }
-        }
         setContentView(root)
         app.listen(listener)
         if (app.state !is ModelState.Ready) app.load()
@@ -79,7 +92,12 @@ class MainActivity : Activity() {
         }
         leave()
         when (state) {
-            is ModelState.Loading -> frame.only(views.empty(getString(if (state.testing) R.string.testing else R.string.loading)))
+            is ModelState.Loading ->
+                frame.only(
+                    views.empty(
+                        getString(if (state.testing) R.string.testing else R.string.loading)
+                    )
+                )
             is ModelState.Problem -> frame.only(problem(state.sentence))
             is ModelState.LowMemory -> frame.only(lowMemory(state))
             is ModelState.Ready -> if (visible) enter(screens[chosen], state.engine)
@@ -97,25 +115,48 @@ class MainActivity : Activity() {
         front = null
     }
 
-    private fun problem(sentence: String): View = views.column(
-        views.text(getString(R.string.problem_title), 22f), views.text(sentence), views.button(R.string.retry) { app.load() },
-    )
+    private fun problem(sentence: String): View =
+        views.column(
+            views.text(getString(R.string.problem_title), 22f),
+            views.text(sentence),
+            views.button(R.string.retry) { app.load() },
+        )
 
     private fun lowMemory(state: ModelState.LowMemory): View {
         fun size(bytes: Long) = Formatter.formatShortFileSize(this, bytes)
         val left = size(state.left)
         val need = size(MemoryChoice.need(state.bundle, small = false))
-        val sentence = if (state.offered) {
-            getString(R.string.low_memory_offer, left, need, size(MemoryChoice.need(state.bundle, small = true)))
-        } else {
-            getString(R.string.low_memory_none, left, need)
-        }
-        val smaller = if (state.offered) views.button(R.string.use_smaller) { app.load(small = true) } else null
+        val sentence =
+            if (state.offered) {
+                getString(
+                    R.string.low_memory_offer,
+                    left,
+                    need,
+                    size(MemoryChoice.need(state.bundle, small = true)),
+                )
+            } else {
+                getString(R.string.low_memory_none, left, need)
+            }
+        val smaller =
+            if (state.offered) views.button(R.string.use_smaller) { app.load(small = true) }
+            else null
         val anyway = views.button(R.string.use_anyway) { app.load(small = false) }
-        return views.column(*listOfNotNull(views.text(getString(R.string.low_memory_title), 22f), views.text(sentence), smaller, anyway).toTypedArray())
+        return views.column(
+            *listOfNotNull(
+                    views.text(getString(R.string.low_memory_title), 22f),
+                    views.text(sentence),
+                    smaller,
+                    anyway,
+                )
+                .toTypedArray()
+        )
     }
 
-    override fun onRequestPermissionsResult(code: Int, permissions: Array<String>, results: IntArray) {
+    override fun onRequestPermissionsResult(
+        code: Int,
+        permissions: Array<String>,
+        results: IntArray,
+    ) {
         front?.onPermission(results.any { it == PackageManager.PERMISSION_GRANTED })
     }
 
@@ -126,10 +167,17 @@ class MainActivity : Activity() {
     }
 
     /** A dialogue that goes with the activity. */
-    fun ask(build: AlertDialog.Builder.() -> Unit): AlertDialog = AlertDialog.Builder(this).apply(build).show()
+    fun ask(build: AlertDialog.Builder.() -> Unit): AlertDialog =
+        AlertDialog.Builder(this).apply(build).show()
 
     private companion object {
         const val CHOSEN = "chosen"
-        val TABS = listOf(R.string.tab_live, R.string.tab_search, R.string.tab_dense, R.string.tab_benchmark)
+        val TABS =
+            listOf(
+                R.string.tab_live,
+                R.string.tab_search,
+                R.string.tab_dense,
+                R.string.tab_benchmark,
+            )
     }
 }

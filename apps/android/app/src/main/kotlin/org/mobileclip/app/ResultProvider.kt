@@ -19,9 +19,17 @@ class ResultProvider : ContentProvider() {
         return ParcelFileDescriptor.open(file(uri), ParcelFileDescriptor.MODE_READ_ONLY)
     }
 
-    override fun query(uri: Uri, projection: Array<String>?, selection: String?, arguments: Array<String>?, order: String?): Cursor {
+    override fun query(
+        uri: Uri,
+        projection: Array<String>?,
+        selection: String?,
+        arguments: Array<String>?,
+        order: String?,
+    ): Cursor {
         val file = file(uri)
-        return MatrixCursor(arrayOf(OpenableColumns.DISPLAY_NAME, OpenableColumns.SIZE)).apply { addRow(arrayOf<Any>(file.name, file.length())) }
+        return MatrixCursor(arrayOf(OpenableColumns.DISPLAY_NAME, OpenableColumns.SIZE)).apply {
+            addRow(arrayOf<Any>(file.name, file.length()))
+        }
     }
 
     override fun getType(uri: Uri) = "application/json"
@@ -29,17 +37,30 @@ class ResultProvider : ContentProvider() {
     private fun file(uri: Uri): File {
         val name = uri.lastPathSegment.orEmpty()
         val file = File(File(context!!.filesDir, Benchmark.RESULTS), name)
-        if (!NAME.matches(name) || !file.isFile) throw FileNotFoundException("there is no result $name")
+        if (!NAME.matches(name) || !file.isFile)
+            throw FileNotFoundException("there is no result $name")
         return file
     }
 
     override fun insert(uri: Uri, values: ContentValues?): Uri? = null
+
     override fun delete(uri: Uri, selection: String?, arguments: Array<String>?) = 0
-    override fun update(uri: Uri, values: ContentValues?, selection: String?, arguments: Array<String>?) = 0
+
+    override fun update(
+        uri: Uri,
+        values: ContentValues?,
+        selection: String?,
+        arguments: Array<String>?,
+    ) = 0
 
     companion object {
         private val NAME = Regex("[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]*\\.json")
 
-        fun uri(file: File): Uri = Uri.Builder().scheme("content").authority("org.mobileclip.app.results").appendPath(file.name).build()
+        fun uri(file: File): Uri =
+            Uri.Builder()
+                .scheme("content")
+                .authority("org.mobileclip.app.results")
+                .appendPath(file.name)
+                .build()
     }
 }

@@ -17,11 +17,13 @@ import org.robolectric.Shadows.shadowOf
 /** The app as Robolectric runs it, with bundles made of the golden one. */
 object Installation {
     val golden = File(System.getProperty("golden"))
-    val app get() = RuntimeEnvironment.getApplication() as App
+    val app
+        get() = RuntimeEnvironment.getApplication() as App
 
     /**
-     * Copies a golden bundle to where developers put theirs; its ONNX artifacts are called ExecuTorch's. `bytes` is what
-     * the manifest says of each artifact; with `small` there is a second form of each, of that many.
+     * Copies a golden bundle to where developers put theirs; its ONNX artifacts are called
+     * ExecuTorch's. `bytes` is what the manifest says of each artifact; with `small` there is a
+     * second form of each, of that many.
      */
     fun install(from: String = "good", bytes: Long? = null, small: Long? = null): File {
         val folder = BundleStore(app).folder
@@ -31,10 +33,19 @@ object Installation {
         if (!file.isFile) return folder
         val manifest = Json.parse(file.readText()) as? Map<*, *>
         if (manifest == null || manifest["artifacts"] !is List<*>) return folder
-        val large = (manifest["artifacts"] as List<*>).map { it as Map<*, *> }.map { entry ->
-            entry + mapOf("target" to (entry["target"] as String).replace("onnx", Engine.TARGET)) + (bytes?.let { mapOf("bytes" to it) } ?: emptyMap())
-        }
-        val second = if (small == null) emptyList() else large.filter { it["target"] == Engine.TARGET }.map { it + mapOf("bytes" to small) }
+        val large =
+            (manifest["artifacts"] as List<*>)
+                .map { it as Map<*, *> }
+                .map { entry ->
+                    entry +
+                        mapOf(
+                            "target" to (entry["target"] as String).replace("onnx", Engine.TARGET)
+                        ) +
+                        (bytes?.let { mapOf("bytes" to it) } ?: emptyMap())
+                }
+        val second =
+            if (small == null) emptyList()
+            else large.filter { it["target"] == Engine.TARGET }.map { it + mapOf("bytes" to small) }
         file.writeText(Json.write(manifest + mapOf("artifacts" to large + second)))
         return folder
     }
@@ -51,8 +62,9 @@ object Installation {
 }
 
 /**
- * The networks of the golden bundle, which are small enough to be written down (apps/golden/makers/bundles.py): the means
- * of a picture's channels times a matrix; a text's ids times a matrix of small integers. There is no native code here.
+ * The networks of the golden bundle, which are small enough to be written down
+ * (apps/golden/makers/bundles.py): the means of a picture's channels times a matrix; a text's ids
+ * times a matrix of small integers. There is no native code here.
  */
 class GoldenLoader(private val error: Float = 0f) : Loader {
     var loaded = 0
@@ -67,11 +79,17 @@ class GoldenLoader(private val error: Float = 0f) : Loader {
             override val threads = null
 
             override fun run(inputs: List<Tensor>): List<Tensor> {
-                val values = when (val input = inputs.single()) {
-                    is FloatTensor -> image(input.values)
-                    is IntTensor -> text(input.values)
-                }
-                return listOf(FloatTensor(intArrayOf(1, values.size), FloatArray(values.size) { values[it] + error }))
+                val values =
+                    when (val input = inputs.single()) {
+                        is FloatTensor -> image(input.values)
+                        is IntTensor -> text(input.values)
+                    }
+                return listOf(
+                    FloatTensor(
+                        intArrayOf(1, values.size),
+                        FloatArray(values.size) { values[it] + error },
+                    )
+                )
             }
 
             override fun close() {
@@ -82,12 +100,22 @@ class GoldenLoader(private val error: Float = 0f) : Loader {
 
     private fun image(values: FloatArray): FloatArray {
         val side = values.size / 3
-        val means = FloatArray(3) { channel -> (values.copyOfRange(channel * side, (channel + 1) * side).sumOf { it.toDouble() } / side).toFloat() }
+        val means =
+            FloatArray(3) { channel ->
+                (values.copyOfRange(channel * side, (channel + 1) * side).sumOf { it.toDouble() } /
+                        side)
+                    .toFloat()
+            }
         val rows = listOf(listOf(2, -1, 0, 1), listOf(0, 3, -2, 1), listOf(-1, 0, 2, 1))
         return FloatArray(4) { i -> (0..2).map { means[it] * rows[it][i] }.sum() }
     }
 
-    private fun text(ids: IntArray): FloatArray = FloatArray(4) { column ->
-        ids.indices.sumOf { row -> ids[row].toDouble() * (((row * 4 + column) * 7919 % 13 - 6) / 49408f) }.toFloat()
-    }
+    private fun text(ids: IntArray): FloatArray =
+        FloatArray(4) { column ->
+            ids.indices
+                .sumOf { row ->
+                    ids[row].toDouble() * (((row * 4 + column) * 7919 % 13 - 6) / 49408f)
+                }
+                .toFloat()
+        }
 }

@@ -3,12 +3,14 @@ package org.mobileclip.app
 import android.app.ActivityManager
 import java.io.File
 import kotlin.test.assertEquals
+import kotlin.test.assertFailsWith
 import kotlin.test.assertFalse
 import kotlin.test.assertIs
 import kotlin.test.assertTrue
 import org.junit.Test
 import org.junit.runner.RunWith
 import org.mobileclip.kit.Picture
+import org.mobileclip.kit.RunnerException
 import org.robolectric.RobolectricTestRunner
 import org.robolectric.Shadows.shadowOf
 import org.robolectric.annotation.Config
@@ -24,13 +26,15 @@ class ModelTest {
         memory(4L shl 30)
     }
 
-    private fun memory(left: Long, low: Boolean = false) = shadowOf(app.service<ActivityManager>()).setMemoryInfo(
-        ActivityManager.MemoryInfo().apply {
-            availMem = left
-            lowMemory = low
-            totalMem = 8L shl 30
-        },
-    )
+    private fun memory(left: Long, low: Boolean = false) =
+        shadowOf(app.service<ActivityManager>())
+            .setMemoryInfo(
+                ActivityManager.MemoryInfo().apply {
+                    availMem = left
+                    lowMemory = low
+                    totalMem = 8L shl 30
+                }
+            )
 
     private fun load(): ModelState {
         app.load()
@@ -50,7 +54,10 @@ class ModelTest {
         val engine = assertIs<ModelState.Ready>(load()).engine
         assertTrue(engine.hasTowers)
         val loader = app.loader as GoldenLoader
-        assertEquals(2 to 2, loader.loaded to loader.closed) // both artifacts, for the known answers
+        assertEquals(
+            2 to 2,
+            loader.loaded to loader.closed,
+        ) // both artifacts, for the known answers
         assertIs<ModelState.Ready>(load())
         assertEquals(2, loader.loaded)
         val picture = Picture(40, 30, ByteArray(3600) { if (it % 3 == 1) 90 else 10 })
@@ -64,18 +71,56 @@ class ModelTest {
     fun `a wrong known answer stops the app with a sentence`() {
         Installation.install()
         app.loader = GoldenLoader(error = 0.5f)
-        assertTrue("gives a wrong answer on this device" in assertIs<ModelState.Problem>(load()).sentence)
+        assertTrue(
+            "gives a wrong answer on this device" in assertIs<ModelState.Problem>(load()).sentence
+        )
+    }
+
+    @Test
+    fun `a runtime that fails while it runs is a sentence, not a crash`() {
+        Installation.install()
+        val engine = assertIs<ModelState.Ready>(load()).engine
+        val failing =
+            Engine(
+                engine.bundle,
+                app.tokenizer,
+                { _, _, _ -> throw IllegalStateException("Error 0x1") },
+            )
+        assertEquals(
+            "image.onnx does not run on this device (Error 0x1). Export it again.",
+            assertFailsWith<RunnerException> { failing.embed(Picture(1, 1, ByteArray(3))) }.message,
+        )
+        assertEquals(
+            "text.onnx does not run on this device (Error 0x1). Export it again.",
+            assertFailsWith<RunnerException> { failing.zeroShot(listOf("cat")) }.message,
+        )
+    }
+
+    @Test
+    fun `without ExecuTorch's native code that is said`() {
+        Installation.install()
+        app.loader = ExecuTorchLoader() // its signatures alone: nothing can run
+        assertTrue(
+            "image.onnx does not run on this device (" in
+                assertIs<ModelState.Problem>(load()).sentence
+        )
     }
 
     @Test
     fun `broken bundles are refused in the words of all apps`() {
-        for ((from, sentence) in listOf(
-            "changed" to "The model is damaged: image.onnx is not the file that was exported. Install the bundle again.",
-            "missing" to "The model is incomplete: text.onnx is missing. Install the bundle again.",
-            "newer" to "This model was made for a newer app (manifest version 2, this app reads 1). Update the app, or export the model again.",
-            "escape" to "The model's manifest names a file outside of its folder (../good/image.onnx). Do not use this bundle.",
-            "no-manifest" to "There is no model here: manifest.json is missing. Install a bundle that `mobileclip export` made.",
-        )) {
+        for ((from, sentence) in
+            listOf(
+                "changed" to
+                    "The model is damaged: image.onnx is not the file that was exported. Install the bundle again.",
+                "missing" to
+                    "The model is incomplete: text.onnx is missing. Install the bundle again.",
+                "newer" to
+                    "This model was made for a newer app (manifest version 2, this app reads 1). Update the app, or export the model again.",
+                "escape" to
+                    "The model's manifest names a file outside of its folder (../good/image.onnx). Do not use this bundle.",
+                "no-manifest" to
+                    "There is no model here: manifest.json is missing. Install a bundle that `mobileclip export` made.",
+            )) {
             Installation.install(from)
             assertEquals(sentence, assertIs<ModelState.Problem>(load(), from).sentence)
         }
@@ -96,7 +141,11 @@ class ModelTest {
         memory(100_000_000)
         val state = assertIs<ModelState.LowMemory>(load())
         assertTrue(state.offered)
-        assertEquals(280_000_000L to 80_000_000L, MemoryChoice.need(state.bundle, small = false) to MemoryChoice.need(state.bundle, small = true))
+        assertEquals(
+            280_000_000L to 80_000_000L,
+            MemoryChoice.need(state.bundle, small = false) to
+                MemoryChoice.need(state.bundle, small = true),
+        )
         app.load(small = true)
         Installation.settle()
         assertIs<ModelState.Ready>(app.state)

@@ -32,10 +32,14 @@ import org.robolectric.annotation.GraphicsMode
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
 class PhotosTest {
     private val app = Installation.app
-    private val golden = (Json.parse(File(Installation.golden, "preprocessing.json").readText()) as Map<*, *>)["files"] as List<*>
+    private val golden =
+        (Json.parse(File(Installation.golden, "preprocessing.json").readText()) as Map<*, *>)[
+            "files"]
+            as List<*>
     private val files = golden.map { it as Map<*, *> }
 
-    private fun bytes(case: Map<*, *>): ByteArray = Base64.getDecoder().decode(case["base64"] as String)
+    private fun bytes(case: Map<*, *>): ByteArray =
+        Base64.getDecoder().decode(case["base64"] as String)
 
     @Test
     fun `files of every kind become upright pictures, broken ones a sentence`() {
@@ -44,7 +48,10 @@ class PhotosTest {
             val name = case["name"] as String
             if (case["refused"] == true) {
                 val error = assertFailsWith<PictureException>(name) { read.read(bytes(case)) }
-                assertTrue(error.message!!.startsWith("The picture cannot be read ("), error.message)
+                assertTrue(
+                    error.message!!.startsWith("The picture cannot be read ("),
+                    error.message,
+                )
                 continue
             }
             val upright = case["upright"] as Map<*, *>
@@ -52,7 +59,10 @@ class PhotosTest {
             val found = read.read(bytes(case))
             assertEquals(width to height, found.width to found.height, name)
             val expected = Base64.getDecoder().decode(upright["base64"] as String)
-            val largest = expected.indices.maxOf { abs((expected[it].toInt() and 255) - (found.rgb[it].toInt() and 255)) }
+            val largest =
+                expected.indices.maxOf {
+                    abs((expected[it].toInt() and 255) - (found.rgb[it].toInt() and 255))
+                }
             val allowed = if ("CMYK" in name) 12 else (case["tolerance"] as Long).toInt() + 1
             assertTrue(largest <= allowed, "$name: $largest")
         }
@@ -62,8 +72,16 @@ class PhotosTest {
     class Photos : ContentProvider() {
         override fun onCreate() = true
 
-        override fun query(uri: Uri, projection: Array<String>?, selection: String?, arguments: Array<String>?, order: String?): Cursor =
-            MatrixCursor(projection).apply { contents.keys.sortedDescending().forEach { addRow(arrayOf<Any>(it, modified)) } }
+        override fun query(
+            uri: Uri,
+            projection: Array<String>?,
+            selection: String?,
+            arguments: Array<String>?,
+            order: String?,
+        ): Cursor =
+            MatrixCursor(projection).apply {
+                contents.keys.sortedDescending().forEach { addRow(arrayOf<Any>(it, modified)) }
+            }
 
         override fun openFile(uri: Uri, mode: String): ParcelFileDescriptor {
             val file = File(context!!.cacheDir, uri.lastPathSegment!!)
@@ -72,9 +90,17 @@ class PhotosTest {
         }
 
         override fun getType(uri: Uri) = "image/jpeg"
+
         override fun insert(uri: Uri, values: ContentValues?): Uri? = null
+
         override fun delete(uri: Uri, selection: String?, arguments: Array<String>?) = 0
-        override fun update(uri: Uri, values: ContentValues?, selection: String?, arguments: Array<String>?) = 0
+
+        override fun update(
+            uri: Uri,
+            values: ContentValues?,
+            selection: String?,
+            arguments: Array<String>?,
+        ) = 0
 
         companion object {
             val contents = LinkedHashMap<Long, ByteArray>()
@@ -85,11 +111,14 @@ class PhotosTest {
     @Test
     fun `photos are indexed, resumed, found, and forgotten when they are deleted`() {
         app.loader = GoldenLoader()
-        shadowOf(app.service<ActivityManager>()).setMemoryInfo(ActivityManager.MemoryInfo().apply { availMem = 4L shl 30 })
+        shadowOf(app.service<ActivityManager>())
+            .setMemoryInfo(ActivityManager.MemoryInfo().apply { availMem = 4L shl 30 })
         shadowOf(app).grantPermissions(Manifest.permission.READ_MEDIA_IMAGES)
         Robolectric.buildContentProvider(Photos::class.java).create("media")
         Photos.contents.clear()
-        files.filter { it["kind"] == "jpeg" }.forEachIndexed { place, case -> Photos.contents[place + 1L] = bytes(case) }
+        files
+            .filter { it["kind"] == "jpeg" }
+            .forEachIndexed { place, case -> Photos.contents[place + 1L] = bytes(case) }
         Photos.contents[99] = bytes(files.first { it["name"] == "no picture" })
         Installation.install()
         app.load()

@@ -29,7 +29,8 @@ class ScreensTest {
 
     init {
         app.loader = GoldenLoader()
-        shadowOf(app.service<ActivityManager>()).setMemoryInfo(ActivityManager.MemoryInfo().apply { availMem = 4L shl 30 })
+        shadowOf(app.service<ActivityManager>())
+            .setMemoryInfo(ActivityManager.MemoryInfo().apply { availMem = 4L shl 30 })
     }
 
     private fun start(): MainActivity {
@@ -38,21 +39,36 @@ class ScreensTest {
         return activity
     }
 
-    private fun all(view: View): List<View> = listOf(view) + if (view is ViewGroup) (0 until view.childCount).flatMap { all(view.getChildAt(it)) } else emptyList()
+    private fun all(view: View): List<View> =
+        listOf(view) +
+            if (view is ViewGroup) (0 until view.childCount).flatMap { all(view.getChildAt(it)) }
+            else emptyList()
 
     private fun MainActivity.views() = all(window.decorView)
-    private fun MainActivity.texts() = views().filterIsInstance<TextView>().map { it.text.toString() }
-    private fun MainActivity.press(label: Int) = views().filterIsInstance<Button>().first { it.text == getString(label) }.performClick()
+
+    private fun MainActivity.texts() =
+        views().filterIsInstance<TextView>().map { it.text.toString() }
+
+    private fun MainActivity.press(label: Int) =
+        views().filterIsInstance<Button>().first { it.text == getString(label) }.performClick()
 
     @Test
     fun `without a model the sentence stands in every screen's place`() {
         val activity = start()
         assertTrue(activity.getString(R.string.problem_title) in activity.texts())
-        assertTrue(activity.views().filterIsInstance<Button>().filter { it.text == activity.getString(R.string.tab_live) }.none { it.isEnabled })
+        assertTrue(
+            activity
+                .views()
+                .filterIsInstance<Button>()
+                .filter { it.text == activity.getString(R.string.tab_live) }
+                .none { it.isEnabled }
+        )
         Installation.install()
         activity.press(R.string.retry)
         Installation.settle()
-        assertTrue(activity.getString(R.string.camera_none) in activity.texts()) // Robolectric's device has none
+        assertTrue(
+            activity.getString(R.string.camera_none) in activity.texts()
+        ) // Robolectric's device has none
     }
 
     @Test
@@ -62,14 +78,32 @@ class ScreensTest {
         activity.press(R.string.tab_search)
         assertTrue(activity.getString(R.string.photos_permission) in activity.texts())
         activity.press(R.string.photos_allow)
-        assertEquals(Manifest.permission.READ_MEDIA_IMAGES, shadowOf(activity).lastRequestedPermission.requestedPermissions.first())
-        activity.onRequestPermissionsResult(2, arrayOf(Manifest.permission.READ_MEDIA_IMAGES), intArrayOf(-1))
+        assertEquals(
+            Manifest.permission.READ_MEDIA_IMAGES,
+            shadowOf(activity).lastRequestedPermission.requestedPermissions.first(),
+        )
+        activity.onRequestPermissionsResult(
+            2,
+            arrayOf(Manifest.permission.READ_MEDIA_IMAGES),
+            intArrayOf(-1),
+        )
         assertTrue(activity.getString(R.string.photos_denied) in activity.texts())
         activity.press(R.string.open_settings)
-        assertEquals("android.settings.APPLICATION_DETAILS_SETTINGS", shadowOf(activity).nextStartedActivity.action)
+        assertEquals(
+            "android.settings.APPLICATION_DETAILS_SETTINGS",
+            shadowOf(activity).nextStartedActivity.action,
+        )
         shadowOf(app).grantPermissions(Manifest.permission.READ_MEDIA_IMAGES)
-        activity.onRequestPermissionsResult(2, arrayOf(Manifest.permission.READ_MEDIA_IMAGES), intArrayOf(0))
-        assertTrue(activity.views().any { (it as? TextView)?.hint == activity.getString(R.string.search_hint) })
+        activity.onRequestPermissionsResult(
+            2,
+            arrayOf(Manifest.permission.READ_MEDIA_IMAGES),
+            intArrayOf(0),
+        )
+        assertTrue(
+            activity.views().any {
+                (it as? TextView)?.hint == activity.getString(R.string.search_hint)
+            }
+        )
     }
 
     @Test
@@ -85,7 +119,13 @@ class ScreensTest {
         Installation.install()
         shadowOf(app).grantPermissions(Manifest.permission.READ_MEDIA_IMAGES)
         val activity = start()
-        for (tab in listOf(R.string.tab_live, R.string.tab_search, R.string.tab_dense, R.string.tab_benchmark)) {
+        for (tab in
+            listOf(
+                R.string.tab_live,
+                R.string.tab_search,
+                R.string.tab_dense,
+                R.string.tab_benchmark,
+            )) {
             activity.press(tab)
             for (button in activity.views().filterIsInstance<Button>()) {
                 assertTrue(button.minHeight >= 48 && button.text.isNotEmpty(), "${button.text}")
@@ -95,7 +135,8 @@ class ScreensTest {
 
     @Test
     fun `where memory is short the user chooses`() {
-        shadowOf(app.service<ActivityManager>()).setMemoryInfo(ActivityManager.MemoryInfo().apply { availMem = 100_000_000 })
+        shadowOf(app.service<ActivityManager>())
+            .setMemoryInfo(ActivityManager.MemoryInfo().apply { availMem = 100_000_000 })
         Installation.install(bytes = 70_000_000, small = 20_000_000)
         val activity = start()
         assertTrue(activity.texts().any { "smaller form (8 bits)" in it }, "${activity.texts()}")
@@ -122,27 +163,40 @@ class ScreensTest {
         Installation.install()
         start()
         val engine = (app.state as ModelState.Ready).engine
-        val plan = Plan(runs = 12, seconds = 0.0, warmupRuns = 1, warmupSeconds = 0.0, endToEnd = false)
+        val plan =
+            Plan(runs = 12, seconds = 0.0, warmupRuns = 1, warmupSeconds = 0.0, endToEnd = false)
         val results = Benchmark(app, engine, app.loader).run(engine.artifacts, plan, { false }, {})
         assertEquals(listOf("complete", "complete"), results.map { it.first.state })
         val file = results.first().second
         val result = Json.parse(file.readText()) as Map<*, *>
         assertEquals("android", (result["device"] as Map<*, *>)["kind"])
-        assertTrue((((result["sides"] as List<*>).first() as Map<*, *>)["steady_ms"] as List<*>).size >= 12)
+        assertTrue(
+            (((result["sides"] as List<*>).first() as Map<*, *>)["steady_ms"] as List<*>).size >= 12
+        )
         File(System.getProperty("user.dir"), "target/app-result.json").writeText(file.readText())
         val provider = Robolectric.setupContentProvider(ResultProvider::class.java)
-        provider.openFile(ResultProvider.uri(file), "r").use { assertEquals(file.length(), it.statSize) }
+        provider.openFile(ResultProvider.uri(file), "r").use {
+            assertEquals(file.length(), it.statSize)
+        }
         assertFailsWith<FileNotFoundException> { provider.openFile(ResultProvider.uri(file), "w") }
         for (name in listOf("../tested", "..", "", "x.json", "a/b.json")) {
-            assertFailsWith<FileNotFoundException>(name) { provider.openFile(ResultProvider.uri(File("r")).buildUpon().path(name).build(), "r") }
+            assertFailsWith<FileNotFoundException>(name) {
+                provider.openFile(ResultProvider.uri(File("r")).buildUpon().path(name).build(), "r")
+            }
         }
     }
 
     @Test
     fun `camera frames are turned by the sensor and the device`() {
-        assertEquals(listOf(6, 1, 8, 3), listOf(0, 90, 180, 270).map { CameraSource.orientation(90, it) })
+        assertEquals(
+            listOf(6, 1, 8, 3),
+            listOf(0, 90, 180, 270).map { CameraSource.orientation(90, it) },
+        )
         assertEquals(8, CameraSource.orientation(270, 0))
-        assertEquals(Size(640, 480), CameraSource.chosen(listOf(Size(4000, 3000), Size(640, 480), Size(320, 240))))
+        assertEquals(
+            Size(640, 480),
+            CameraSource.chosen(listOf(Size(4000, 3000), Size(640, 480), Size(320, 240))),
+        )
         assertEquals(Size(320, 240), CameraSource.chosen(listOf(Size(176, 144), Size(320, 240))))
         assertEquals(Size(640, 480), CameraSource.chosen(emptyList()))
     }

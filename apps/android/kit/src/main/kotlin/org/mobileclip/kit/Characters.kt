@@ -1,21 +1,28 @@
 package org.mobileclip.kit
 
 /**
- * Unicode as the reference (Python and its `regex` package) sees it, from `Character`'s tables alone: `java.util.regex`
- * is ICU on a phone and something else on a JVM. Characters younger than the platform's Unicode are no letters here;
- * that is 13 on Java 17 and Android 11.
+ * Unicode as the reference (Python and its `regex` package) sees it, from `Character`'s tables
+ * alone: `java.util.regex` is ICU on a phone and something else on a JVM. Characters younger than
+ * the platform's Unicode are no letters here; that is 13 on Java 17 and Android 11.
  */
 internal object Characters {
-    fun isLetter(code: Int): Boolean = when (Character.getType(code).toByte()) {
-        Character.UPPERCASE_LETTER, Character.LOWERCASE_LETTER, Character.TITLECASE_LETTER, Character.MODIFIER_LETTER,
-        Character.OTHER_LETTER -> true
-        else -> false
-    }
+    fun isLetter(code: Int): Boolean =
+        when (Character.getType(code).toByte()) {
+            Character.UPPERCASE_LETTER,
+            Character.LOWERCASE_LETTER,
+            Character.TITLECASE_LETTER,
+            Character.MODIFIER_LETTER,
+            Character.OTHER_LETTER -> true
+            else -> false
+        }
 
-    fun isNumber(code: Int): Boolean = when (Character.getType(code).toByte()) {
-        Character.DECIMAL_DIGIT_NUMBER, Character.LETTER_NUMBER, Character.OTHER_NUMBER -> true
-        else -> false
-    }
+    fun isNumber(code: Int): Boolean =
+        when (Character.getType(code).toByte()) {
+            Character.DECIMAL_DIGIT_NUMBER,
+            Character.LETTER_NUMBER,
+            Character.OTHER_NUMBER -> true
+            else -> false
+        }
 
     /** Python's `str.lower`: full mappings, a final sigma by its neighbours, no language. */
     fun lower(text: String): String {
@@ -34,7 +41,10 @@ internal object Characters {
         return out.toString()
     }
 
-    /** Whether the sigma at `at` ends a word: a cased letter is before it and none behind, over what is ignored. */
+    /**
+     * Whether the sigma at `at` ends a word: a cased letter is before it and none behind, over what
+     * is ignored.
+     */
     private fun isFinal(text: String, at: Int): Boolean {
         var before = at
         while (before > 0) {
@@ -56,11 +66,15 @@ internal object Characters {
         Character.isLowerCase(code) || Character.isUpperCase(code) || Character.isTitleCase(code)
 
     /** Case_Ignorable: The Unicode Standard, section 3.13, D136. */
-    private fun isIgnored(code: Int): Boolean = when (Character.getType(code).toByte()) {
-        Character.NON_SPACING_MARK, Character.ENCLOSING_MARK, Character.FORMAT, Character.MODIFIER_LETTER,
-        Character.MODIFIER_SYMBOL -> true
-        else -> code < 0x10000 && code.toChar() in INSIDE_WORDS
-    }
+    private fun isIgnored(code: Int): Boolean =
+        when (Character.getType(code).toByte()) {
+            Character.NON_SPACING_MARK,
+            Character.ENCLOSING_MARK,
+            Character.FORMAT,
+            Character.MODIFIER_LETTER,
+            Character.MODIFIER_SYMBOL -> true
+            else -> code < 0x10000 && code.toChar() in INSIDE_WORDS
+        }
 
     private const val SIGMA = 0x3a3
     private const val DOTTED_I = 0x130

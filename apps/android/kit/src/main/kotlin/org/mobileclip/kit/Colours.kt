@@ -7,8 +7,8 @@ import kotlin.math.sin
 import kotlin.math.sqrt
 
 /**
- * Colours of classes and of distances, opaque ARGB, chosen in Oklab, where equal steps look equal: the same as the
- * exporter's.
+ * Colours of classes and of distances, opaque ARGB, chosen in Oklab, where equal steps look equal:
+ * the same as the exporter's.
  *
  * Source: Ottosson (2020), A perceptual color space for image processing.
  */
@@ -18,15 +18,26 @@ object Colours {
     private val CHROMA = doubleArrayOf(0.15, 0.13, 0.11, 0.17, 0.09)
 
     /** A colour a class; the first ones are the same for every count. */
-    fun palette(count: Int): IntArray = IntArray(count) { place ->
-        colour(LIGHTNESS[place % LIGHTNESS.size], CHROMA[place / 2 % CHROMA.size], 0.5 + place * GOLDEN)
-    }
+    fun palette(count: Int): IntArray =
+        IntArray(count) { place ->
+            colour(
+                LIGHTNESS[place % LIGHTNESS.size],
+                CHROMA[place / 2 % CHROMA.size],
+                0.5 + place * GOLDEN,
+            )
+        }
 
-    /** 256 colours from near to far: light yellow, red, violet, dark blue; lightness falls evenly. */
+    /**
+     * 256 colours from near to far: light yellow, red, violet, dark blue; lightness falls evenly.
+     */
     val distances: IntArray by lazy {
         IntArray(256) { place ->
             val share = place / 255.0
-            colour(0.95 - 0.73 * share, 0.05 + 0.13 * sin(PI * share).coerceAtLeast(0.0).pow(0.8), PI * (0.58 - 1.1 * share))
+            colour(
+                0.95 - 0.73 * share,
+                0.05 + 0.13 * sin(PI * share).coerceAtLeast(0.0).pow(0.8),
+                PI * (0.58 - 1.1 * share),
+            )
         }
     }
 
@@ -36,7 +47,8 @@ object Colours {
             val part = step / 40.0
             val linear = linear(lightness, chroma * part * cos(hue), chroma * part * sin(hue))
             if (linear.all { it >= -1e-6 && it <= 1 + 1e-6 }) {
-                val (r, g, b) = linear.map { Math.rint(encoded(it.coerceIn(0.0, 1.0)) * 255).toInt() }
+                val (r, g, b) =
+                    linear.map { Math.rint(encoded(it.coerceIn(0.0, 1.0)) * 255).toInt() }
                 return -0x1000000 or (r shl 16) or (g shl 8) or b
             }
         }

@@ -18,7 +18,10 @@ object Depth {
         return DepthMap(size.rows, size.columns, out)
     }
 
-    /** The 2nd and 98th hundredth of what is known: the ends of the colours; 0 and 1 where nothing is known. */
+    /**
+     * The 2nd and 98th hundredth of what is known: the ends of the colours; 0 and 1 where nothing
+     * is known.
+     */
     fun ends(metres: FloatArray): Pair<Double, Double> {
         val known = metres.filter(::isKnown).map { it.toDouble() }.toDoubleArray()
         if (known.isEmpty()) return 0.0 to 1.0
@@ -26,16 +29,20 @@ object Depth {
         return Statistics.percentile(known, 2.0) to Statistics.percentile(known, 98.0)
     }
 
-    /** Metres -> colours (opaque ARGB) between two distances, beyond them the end's; what has no depth is black. */
-    fun colours(metres: FloatArray, low: Double, high: Double): IntArray = IntArray(metres.size) { place ->
-        val value = metres[place]
-        if (!isKnown(value)) {
-            -0x1000000
-        } else {
-            val share = (value - low) / maxOf(high - low, 1e-6)
-            Colours.distances[Math.rint(share.coerceIn(0.0, 1.0) * 255).toInt()]
+    /**
+     * Metres -> colours (opaque ARGB) between two distances, beyond them the end's; what has no
+     * depth is black.
+     */
+    fun colours(metres: FloatArray, low: Double, high: Double): IntArray =
+        IntArray(metres.size) { place ->
+            val value = metres[place]
+            if (!isKnown(value)) {
+                -0x1000000
+            } else {
+                val share = (value - low) / maxOf(high - low, 1e-6)
+                Colours.distances[Math.rint(share.coerceIn(0.0, 1.0) * 255).toInt()]
+            }
         }
-    }
 
     private fun isKnown(metres: Float) = metres.isFinite() && metres > 0
 }

@@ -4,13 +4,17 @@ package org.mobileclip.kit
 data class Hit(val place: Int, val score: Double)
 
 /**
- * Unit embeddings in memory, in 8 or 16 bits, and the search among them: exact, or by the signs of all rows first and
- * exactly among the nearest of those. Rows are never removed; `IndexFile` makes a new index where photos are gone.
+ * Unit embeddings in memory, in 8 or 16 bits, and the search among them: exact, or by the signs of
+ * all rows first and exactly among the nearest of those. Rows are never removed; `IndexFile` makes
+ * a new index where photos are gone.
  *
  * Not safe for several threads.
  */
 class EmbeddingIndex(val width: Int, val kind: Kind = Kind.INT8) {
-    enum class Kind { INT8, FP16 }
+    enum class Kind {
+        INT8,
+        FP16,
+    }
 
     private val integers = if (kind == Kind.INT8) Int8Rows(width) else null
     private var scales = FloatArray(64)
@@ -29,12 +33,15 @@ class EmbeddingIndex(val width: Int, val kind: Kind = Kind.INT8) {
      */
     fun add(embedding: FloatArray) {
         val unit = checked(embedding)
-        if (kind == Kind.INT8) add(Quantised.of(unit), unit) else addHalves(ShortArray(width) { Halves.of(unit[it]) }, unit)
+        if (kind == Kind.INT8) add(Quantised.of(unit), unit)
+        else addHalves(ShortArray(width) { Halves.of(unit[it]) }, unit)
     }
 
     /** Add a row as it was stored; signs are those of its integers. */
     fun add(row: Quantised) {
-        require(row.integers.size == width) { "${row.integers.size} integers in an index of width $width" }
+        require(row.integers.size == width) {
+            "${row.integers.size} integers in an index of width $width"
+        }
         add(row, FloatArray(width) { row.integers[it].toFloat() })
     }
 
@@ -63,7 +70,10 @@ class EmbeddingIndex(val width: Int, val kind: Kind = Kind.INT8) {
         val asked = Quantised.of(unit)
         val best = Best(minOf(most, candidates, size))
         for (place in nearest(unit, candidates)) {
-            val score = if (kind == Kind.INT8) dot(integers!!.row(place), asked.integers).toDouble() * scales[place] else halfDot(halves[place], unit)
+            val score =
+                if (kind == Kind.INT8)
+                    dot(integers!!.row(place), asked.integers).toDouble() * scales[place]
+                else halfDot(halves[place], unit)
             best.offer(place, score)
         }
         return hits(best, if (kind == Kind.INT8) asked.scale.toDouble() else 1.0)
@@ -75,7 +85,8 @@ class EmbeddingIndex(val width: Int, val kind: Kind = Kind.INT8) {
         val out = IntArray(size)
         for (place in 0 until size) {
             var sum = 0
-            for (word in 0 until words) sum += java.lang.Long.bitCount(codes[place * words + word] xor asked[word])
+            for (word in 0 until words) sum +=
+                java.lang.Long.bitCount(codes[place * words + word] xor asked[word])
             out[place] = sum
         }
         return out
@@ -90,7 +101,9 @@ class EmbeddingIndex(val width: Int, val kind: Kind = Kind.INT8) {
         var below = 0
         while (limit < width && below + counts[limit] < candidates) below += counts[limit++]
         var left = candidates - below
-        return distances.indices.filter { distances[it] < limit || distances[it] == limit && left-- > 0 }.toIntArray()
+        return distances.indices
+            .filter { distances[it] < limit || distances[it] == limit && left-- > 0 }
+            .toIntArray()
     }
 
     private fun add(row: Quantised, signed: FloatArray) {
@@ -120,9 +133,12 @@ class EmbeddingIndex(val width: Int, val kind: Kind = Kind.INT8) {
 
     private fun checked(embedding: FloatArray): FloatArray {
         if (embedding.size != width) {
-            throw EmbeddingException("An embedding of ${embedding.size} values came to an index of $width: build the index again.")
+            throw EmbeddingException(
+                "An embedding of ${embedding.size} values came to an index of $width: build the index again."
+            )
         }
-        if (!Vectors.isFinite(embedding)) throw EmbeddingException("An embedding is not a number: check the model.")
+        if (!Vectors.isFinite(embedding))
+            throw EmbeddingException("An embedding is not a number: check the model.")
         return Vectors.unit(embedding)
     }
 
@@ -144,6 +160,8 @@ class EmbeddingIndex(val width: Int, val kind: Kind = Kind.INT8) {
     }
 
     internal fun integersOf(place: Int): ByteArray = integers!!.row(place)
+
     internal fun scaleOf(place: Int): Float = scales[place]
+
     internal fun halvesOf(place: Int): ShortArray = halves[place]
 }

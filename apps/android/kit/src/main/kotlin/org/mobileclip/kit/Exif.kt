@@ -1,8 +1,8 @@
 package org.mobileclip.kit
 
 /**
- * How a file says that its picture lies: EXIF's orientation in a JPEG, PNG or WebP. Decoders ignore it, or
- * follow it in some formats: see `takeOut`.
+ * How a file says that its picture lies: EXIF's orientation in a JPEG, PNG or WebP. Decoders ignore
+ * it, or follow it in some formats: see `takeOut`.
  *
  * Source: EXIF 2.32, section 4.5 and table 4; TIFF 6.0, section 2.
  */
@@ -10,11 +10,12 @@ object Exif {
     private const val TAG = 0x0112
 
     /** 1..8 of a file's content; 1 where it says nothing or is damaged. */
-    fun orientation(file: ByteArray): Int = place(file)?.let { it.number(file) }?.takeIf { it in 1..8 } ?: 1
+    fun orientation(file: ByteArray): Int =
+        place(file)?.let { it.number(file) }?.takeIf { it in 1..8 } ?: 1
 
     /**
-     * The orientation, and from then on the file says 1: a decoder that turns by itself (Android's does it for JPEG and not
-     * for PNG) then does not, and the caller turns, always.
+     * The orientation, and from then on the file says 1: a decoder that turns by itself (Android's
+     * does it for JPEG and not for PNG) then does not, and the caller turns, always.
      */
     fun takeOut(file: ByteArray): Int {
         val found = place(file) ?: return 1
@@ -29,20 +30,24 @@ object Exif {
         fun number(file: ByteArray) = if (bigEndian) big(file, at, size) else little(file, at, size)
     }
 
-    private fun place(file: ByteArray): Place? = try {
-        val block = when {
-            starts(file, 0, 0xff, 0xd8) -> jpeg(file)
-            starts(file, 0, 0x89, 0x50, 0x4e, 0x47) -> png(file)
-            starts(file, 0, 0x52, 0x49, 0x46, 0x46) && starts(file, 8, 0x57, 0x45, 0x42, 0x50) -> webp(file)
-            else -> null
+    private fun place(file: ByteArray): Place? =
+        try {
+            val block =
+                when {
+                    starts(file, 0, 0xff, 0xd8) -> jpeg(file)
+                    starts(file, 0, 0x89, 0x50, 0x4e, 0x47) -> png(file)
+                    starts(file, 0, 0x52, 0x49, 0x46, 0x46) &&
+                        starts(file, 8, 0x57, 0x45, 0x42, 0x50) -> webp(file)
+                    else -> null
+                }
+            block?.let { tiff(file, it) }
+        } catch (_: IndexOutOfBoundsException) {
+            null // a broken block says nothing about the pixels
         }
-        block?.let { tiff(file, it) }
-    } catch (_: IndexOutOfBoundsException) {
-        null // a broken block says nothing about the pixels
-    }
 
     private fun starts(file: ByteArray, at: Int, vararg bytes: Int) =
-        at + bytes.size <= file.size && bytes.indices.all { file[at + it].toInt() and 255 == bytes[it] }
+        at + bytes.size <= file.size &&
+            bytes.indices.all { file[at + it].toInt() and 255 == bytes[it] }
 
     /** Bytes of the TIFF block, of the first APP1 segment that is EXIF. */
     private fun jpeg(file: ByteArray): IntRange? {
@@ -56,7 +61,8 @@ object Exif {
             }
             val size = big(file, at + 2, 2)
             if (size < 2) return null
-            if (marker == 0xe1 && starts(file, at + 4, 0x45, 0x78, 0x69, 0x66, 0, 0)) return at + 10 until at + 2 + size
+            if (marker == 0xe1 && starts(file, at + 4, 0x45, 0x78, 0x69, 0x66, 0, 0))
+                return at + 10 until at + 2 + size
             at += 2 + size
         }
         return null
@@ -112,7 +118,8 @@ object Exif {
 
     private fun byte(file: ByteArray, at: Int) = file[at].toInt() and 255
 
-    private fun big(file: ByteArray, at: Int, size: Int) = (0 until size).fold(0) { sum, i -> sum shl 8 or byte(file, at + i) }
+    private fun big(file: ByteArray, at: Int, size: Int) =
+        (0 until size).fold(0) { sum, i -> sum shl 8 or byte(file, at + i) }
 
     private fun little(file: ByteArray, at: Int, size: Int) =
         (size - 1 downTo 0).fold(0) { sum, i -> sum shl 8 or byte(file, at + i) }

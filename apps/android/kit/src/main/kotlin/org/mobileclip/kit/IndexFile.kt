@@ -13,12 +13,14 @@ import java.util.zip.CRC32
 data class PhotoKey(val id: Long, val modified: Long)
 
 /**
- * The index of a photo library on disk, 8 bits a value: a header and one record a photo, appended as photos are done, so
- * that indexing which was stopped (or killed) goes on where it was. A last record that is cut or damaged is dropped.
+ * The index of a photo library on disk, 8 bits a value: a header and one record a photo, appended
+ * as photos are done, so that indexing which was stopped (or killed) goes on where it was. A last
+ * record that is cut or damaged is dropped.
  *
  * One thread writes; `index` and `keys` are for the same thread.
  */
-class IndexFile private constructor(private val file: RandomAccessFile, val width: Int) : PhotoIndexing.Store, Closeable {
+class IndexFile private constructor(private val file: RandomAccessFile, val width: Int) :
+    PhotoIndexing.Store, Closeable {
     /** In the order of `keys`. */
     val index = EmbeddingIndex(width)
 
@@ -30,7 +32,8 @@ class IndexFile private constructor(private val file: RandomAccessFile, val widt
     override fun holds(key: PhotoKey): Boolean = rows[key.id]?.let { keys[it] == key } ?: false
 
     /** Rows that are of no photo any more: replaced ones, and those that `there` lacks. */
-    fun stale(there: Set<Long>): Int = keys.indices.count { rows[keys[it].id] != it || keys[it].id !in there }
+    fun stale(there: Set<Long>): Int =
+        keys.indices.count { rows[keys[it].id] != it || keys[it].id !in there }
 
     /** Append one photo; on disk when it returns. */
     override fun add(key: PhotoKey, embedding: FloatArray) {
@@ -41,11 +44,17 @@ class IndexFile private constructor(private val file: RandomAccessFile, val widt
         file.write(record(key, row))
     }
 
-    /** The `most` photos that fit best, best first; each once, and only those that `there` still has. */
+    /**
+     * The `most` photos that fit best, best first; each once, and only those that `there` still
+     * has.
+     */
     fun search(question: FloatArray, most: Int, there: Set<Long>): List<Pair<PhotoKey, Double>> {
         val stale = stale(there)
-        return index.search(question, most + stale).filter { rows[keys[it.place].id] == it.place && keys[it.place].id in there }
-            .take(most).map { keys[it.place] to it.score }
+        return index
+            .search(question, most + stale)
+            .filter { rows[keys[it.place].id] == it.place && keys[it.place].id in there }
+            .take(most)
+            .map { keys[it.place] to it.score }
     }
 
     override fun close() = file.close()
@@ -62,12 +71,18 @@ class IndexFile private constructor(private val file: RandomAccessFile, val widt
         return buffer.putInt(sum.value.toInt()).array()
     }
 
-    /** Read records until the end, or the first that is cut or damaged; what is behind is cut off. */
+    /**
+     * Read records until the end, or the first that is cut or damaged; what is behind is cut off.
+     */
     private fun readAll(start: Long) {
         val size = recordSize(width)
         val count = (file.length() - start) / size
         val bytes = ByteArray(size)
-        val input = DataInputStream(java.nio.channels.Channels.newInputStream(file.channel.position(start)).buffered(1 shl 20))
+        val input =
+            DataInputStream(
+                java.nio.channels.Channels.newInputStream(file.channel.position(start))
+                    .buffered(1 shl 20)
+            )
         var whole = 0L
         while (whole < count) {
             input.readFully(bytes)
@@ -91,7 +106,8 @@ class IndexFile private constructor(private val file: RandomAccessFile, val widt
         /**
          * Open or begin the index of a model.
          *
-         * @param model what made the embeddings, such as the artifact's SHA-256; an index of another one is begun anew.
+         * @param model what made the embeddings, such as the artifact's SHA-256; an index of
+         *   another one is begun anew.
          * @throws IndexException the file cannot be read or written.
          */
         fun open(path: File, model: String, width: Int): IndexFile {
@@ -99,12 +115,13 @@ class IndexFile private constructor(private val file: RandomAccessFile, val widt
                 val file = RandomAccessFile(path, "rw")
                 val header = header(model, width)
                 val found = ByteArray(header.size)
-                val same = try {
-                    file.readFully(found)
-                    found.contentEquals(header)
-                } catch (_: EOFException) {
-                    false
-                }
+                val same =
+                    try {
+                        file.readFully(found)
+                        found.contentEquals(header)
+                    } catch (_: EOFException) {
+                        false
+                    }
                 if (!same) {
                     file.setLength(0)
                     file.seek(0)
@@ -112,11 +129,17 @@ class IndexFile private constructor(private val file: RandomAccessFile, val widt
                 }
                 return IndexFile(file, width).also { it.readAll(header.size.toLong()) }
             } catch (error: IOException) {
-                throw IndexException("The index of your photos cannot be opened (${error.message}). Free some space and try again.", error)
+                throw IndexException(
+                    "The index of your photos cannot be opened (${error.message}). Free some space and try again.",
+                    error,
+                )
             }
         }
 
-        /** Write the rows of photos that are still there to a new file and put it in the old one's place. */
+        /**
+         * Write the rows of photos that are still there to a new file and put it in the old one's
+         * place.
+         */
         fun compact(path: File, model: String, width: Int, there: Set<Long>) {
             val part = File(path.path + ".partial")
             part.delete()
@@ -126,16 +149,30 @@ class IndexFile private constructor(private val file: RandomAccessFile, val widt
                         val key = old.keys[place]
                         if (old.rows[key.id] != place || key.id !in there) continue
                         new.remember(key)
-                        new.file.write(new.record(key, Quantised(old.index.integersOf(place), old.index.scaleOf(place))))
+                        new.file.write(
+                            new.record(
+                                key,
+                                Quantised(old.index.integersOf(place), old.index.scaleOf(place)),
+                            )
+                        )
                     }
                 }
             }
-            if (!part.renameTo(path)) throw IndexException("The index of your photos cannot be replaced. Free some space and try again.")
+            if (!part.renameTo(path))
+                throw IndexException(
+                    "The index of your photos cannot be replaced. Free some space and try again."
+                )
         }
 
         private fun header(model: String, width: Int): ByteArray {
             val name = model.toByteArray()
-            return ByteBuffer.allocate(16 + name.size).putInt(MAGIC).putInt(VERSION).putInt(width).putInt(name.size).put(name).array()
+            return ByteBuffer.allocate(16 + name.size)
+                .putInt(MAGIC)
+                .putInt(VERSION)
+                .putInt(width)
+                .putInt(name.size)
+                .put(name)
+                .array()
         }
     }
 }

@@ -9,21 +9,25 @@ class Quantised(val integers: ByteArray, val scale: Float) {
         /** scale = max|v| / 127; integers are rounded half away from zero; zeros have scale 0. */
         fun of(vector: FloatArray): Quantised {
             val largest = (vector.maxOfOrNull { abs(it) } ?: 0f).toDouble()
-            val integers = ByteArray(vector.size) { place ->
-                val share = if (largest == 0.0) 0.0 else floor(abs(vector[place]).toDouble() * 127 / largest + 0.5)
-                (if (vector[place] < 0) -share else share).toInt().toByte()
-            }
+            val integers =
+                ByteArray(vector.size) { place ->
+                    val share =
+                        if (largest == 0.0) 0.0
+                        else floor(abs(vector[place]).toDouble() * 127 / largest + 0.5)
+                    (if (vector[place] < 0) -share else share).toInt().toByte()
+                }
             return Quantised(integers, (largest / 127).toFloat())
         }
     }
 }
 
 /**
- * Rows of 8-bit integers, laid out so that plain loops over ints do four products with two multiplications, and so that
- * the compilers of JVMs and of Android make vector instructions of them (which they do for no loop over bytes, for none
- * that begins inside of an array, and for none of many operations): integers are stored plus 128, an array for each
- * dimension of a block of 1,024 rows, four rows to an int. With u = a + 128 and w = b + 128 the dot product is
- * sum(u w) - 128 sum(u) - 128 sum(w) + 128 * 128 * width, exactly, up to a width of 32,000.
+ * Rows of 8-bit integers, laid out so that plain loops over ints do four products with two
+ * multiplications, and so that the compilers of JVMs and of Android make vector instructions of
+ * them (which they do for no loop over bytes, for none that begins inside of an array, and for none
+ * of many operations): integers are stored plus 128, an array for each dimension of a block of
+ * 1,024 rows, four rows to an int. With u = a + 128 and w = b + 128 the dot product is sum(u w) -
+ * 128 sum(u) - 128 sum(w) + 128 * 128 * width, exactly, up to a width of 32,000.
  */
 internal class Int8Rows(private val width: Int) {
     private val blocks = ArrayList<Array<IntArray>>()
@@ -57,7 +61,10 @@ internal class Int8Rows(private val width: Int) {
         return ByteArray(width) { ((block[it][lane] ushr place % 4 * 8 and 255) - 128).toByte() }
     }
 
-    /** Dot products of every row with `question`, block by block: `found(first row, how many, products)`. */
+    /**
+     * Dot products of every row with `question`, block by block: `found(first row, how many,
+     * products)`.
+     */
     inline fun dots(question: ByteArray, found: (Int, Int, IntArray) -> Unit) {
         val work = Work(question)
         for (block in 0 until blockCount) {
@@ -67,7 +74,8 @@ internal class Int8Rows(private val width: Int) {
         }
     }
 
-    val blockCount: Int get() = blocks.size
+    val blockCount: Int
+        get() = blocks.size
 
     /** A question's integers plus 128, and room for sums. */
     class Work(question: ByteArray) {
@@ -95,12 +103,13 @@ internal class Int8Rows(private val width: Int) {
         for (row in 0 until count) {
             val lane = row / 4
             // the sum of both fields, less the upper ones, is the lower ones'
-            val product = when (row % 4) {
-                0 -> work.even[lane] - (work.evenHigh[lane] shl 16)
-                1 -> work.odd[lane] - (work.oddHigh[lane] shl 16)
-                2 -> work.evenHigh[lane]
-                else -> work.oddHigh[lane]
-            }
+            val product =
+                when (row % 4) {
+                    0 -> work.even[lane] - (work.evenHigh[lane] shl 16)
+                    1 -> work.odd[lane] - (work.oddHigh[lane] shl 16)
+                    2 -> work.evenHigh[lane]
+                    else -> work.oddHigh[lane]
+                }
             work.out[row] = product - 128 * sums[first + row] + constant
         }
         return work.out

@@ -1,9 +1,9 @@
 package org.mobileclip.kit
 
 /**
- * JSON in and out, as the manifests and results need it: objects are maps in their order, numbers are Long where they
- * are whole and fit, else Double. Foreign text is bounded in depth; a repeated name keeps its last value, as in Python.
- * Source: RFC 8259.
+ * JSON in and out, as the manifests and results need it: objects are maps in their order, numbers
+ * are Long where they are whole and fit, else Double. Foreign text is bounded in depth; a repeated
+ * name keeps its last value, as in Python. Source: RFC 8259.
  */
 object Json {
     /** Deepest nesting that is read. */
@@ -16,8 +16,12 @@ object Json {
      */
     fun parse(text: String): Any? = Parser(text).whole()
 
-    /** A value as `parse` gives it (any Number, any Map or Collection, float and double arrays) -> JSON text. */
-    fun write(value: Any?, indent: Int = 0): String = StringBuilder().also { Writer(it, indent).put(value, 0) }.toString()
+    /**
+     * A value as `parse` gives it (any Number, any Map or Collection, float and double arrays) ->
+     * JSON text.
+     */
+    fun write(value: Any?, indent: Int = 0): String =
+        StringBuilder().also { Writer(it, indent).put(value, 0) }.toString()
 
     private class Parser(private val text: String) {
         private var at = 0
@@ -40,7 +44,9 @@ object Json {
                 't' -> word("true", true)
                 'f' -> word("false", false)
                 'n' -> word("null", null)
-                else -> if (char == '-' || char in '0'..'9') number() else fail("'$char' begins no value")
+                else ->
+                    if (char == '-' || char in '0'..'9') number()
+                    else fail("'$char' begins no value")
             }
         }
 
@@ -78,7 +84,12 @@ object Json {
         private fun string(): String {
             val start = ++at
             var plain = at
-            while (plain < text.length && text[plain] != '"' && text[plain] != '\\' && text[plain] >= ' ') plain++
+            while (
+                plain < text.length &&
+                    text[plain] != '"' &&
+                    text[plain] != '\\' &&
+                    text[plain] >= ' '
+            ) plain++
             if (plain < text.length && text[plain] == '"') {
                 at = plain + 1
                 return text.substring(start, plain)
@@ -100,7 +111,9 @@ object Json {
         private fun escaped(): Char {
             if (at >= text.length) fail("a string has no end")
             return when (val char = text[at++]) {
-                '"', '\\', '/' -> char
+                '"',
+                '\\',
+                '/' -> char
                 'b' -> '\b'
                 'f' -> '\u000c'
                 'n' -> '\n'
@@ -116,7 +129,8 @@ object Json {
         }
 
         private fun hex(digits: String): Int? =
-            if (digits.all { it in '0'..'9' || it in 'a'..'f' || it in 'A'..'F' }) digits.toInt(16) else null
+            if (digits.all { it in '0'..'9' || it in 'a'..'f' || it in 'A'..'F' }) digits.toInt(16)
+            else null
 
         private fun number(): Any {
             val start = at
@@ -149,12 +163,17 @@ object Json {
         }
 
         private fun space() {
-            while (at < text.length && (text[at] == ' ' || text[at] == '\n' || text[at] == '\r' || text[at] == '\t')) at++
+            while (
+                at < text.length &&
+                    (text[at] == ' ' || text[at] == '\n' || text[at] == '\r' || text[at] == '\t')
+            ) at++
         }
 
-        private fun take(char: Char): Boolean = (at < text.length && text[at] == char).also { if (it) at++ }
+        private fun take(char: Char): Boolean =
+            (at < text.length && text[at] == char).also { if (it) at++ }
 
-        private fun fail(what: String): Nothing = throw JsonException("This is not JSON: $what (at character $at).")
+        private fun fail(what: String): Nothing =
+            throw JsonException("This is not JSON: $what (at character $at).")
     }
 
     private class Writer(private val out: StringBuilder, private val indent: Int) {
@@ -166,14 +185,19 @@ object Json {
                 is Float -> put(value.toString().toDouble(), depth)
                 is Double -> {
                     require(value.isFinite()) { "JSON has no $value" }
-                    out.append(if (value == Math.rint(value) && Math.abs(value) < 1e15) value.toLong().toString() else value)
+                    out.append(
+                        if (value == Math.rint(value) && Math.abs(value) < 1e15)
+                            value.toLong().toString()
+                        else value
+                    )
                 }
                 is Number -> out.append(value)
-                is Map<*, *> -> row('{', '}', value.entries, depth) { (name, item) ->
-                    quote(name as String)
-                    out.append(": ")
-                    put(item, depth + 1)
-                }
+                is Map<*, *> ->
+                    row('{', '}', value.entries, depth) { (name, item) ->
+                        quote(name as String)
+                        out.append(": ")
+                        put(item, depth + 1)
+                    }
                 is Collection<*> -> row('[', ']', value, depth) { put(it, depth + 1) }
                 is DoubleArray -> put(value.asList(), depth)
                 is FloatArray -> put(value.asList(), depth)
@@ -183,8 +207,16 @@ object Json {
             }
         }
 
-        private fun <T> row(open: Char, close: Char, items: Collection<T>, depth: Int, item: (T) -> Unit) {
-            val broken = indent > 0 && items.any { it is Map<*, *> || it is Collection<*> || it is Map.Entry<*, *> }
+        private fun <T> row(
+            open: Char,
+            close: Char,
+            items: Collection<T>,
+            depth: Int,
+            item: (T) -> Unit,
+        ) {
+            val broken =
+                indent > 0 &&
+                    items.any { it is Map<*, *> || it is Collection<*> || it is Map.Entry<*, *> }
             out.append(open)
             items.forEachIndexed { index, each ->
                 if (index > 0) out.append(if (broken) "," else ", ")
@@ -206,7 +238,11 @@ object Json {
                 when {
                     char == '"' || char == '\\' -> out.append('\\').append(char)
                     char == '\n' -> out.append("\\n")
-                    char < ' ' || char in '\u007f'..'\u009f' || char.isSurrogate() || char == '\u2028' || char == '\u2029' ->
+                    char < ' ' ||
+                        char in '\u007f'..'\u009f' ||
+                        char.isSurrogate() ||
+                        char == '\u2028' ||
+                        char == '\u2029' ->
                         out.append("\\u").append(char.code.toString(16).padStart(4, '0'))
                     else -> out.append(char)
                 }

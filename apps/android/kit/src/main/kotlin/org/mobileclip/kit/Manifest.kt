@@ -27,14 +27,18 @@ class Manifest internal constructor(root: Fields) {
     val labels: String = root.text("labels")
 
     /** What there is to run. */
-    val artifacts: List<Artifact> = root.children("artifacts").map(::Artifact).ifEmpty { throw root.incomplete() }
+    val artifacts: List<Artifact> =
+        root.children("artifacts").map(::Artifact).ifEmpty { throw root.incomplete() }
 
     /** Every other file and its SHA-256. */
-    val files: Map<String, String> = root.child("files").let { files -> files.names().associateWith(files::hash) }
+    val files: Map<String, String> =
+        root.child("files").let { files -> files.names().associateWith(files::hash) }
 
     /** View -> its known input and outputs. */
     val knownAnswers: Map<String, KnownAnswerFiles> =
-        root.child("known_answer").let { all -> all.names().associateWith { KnownAnswerFiles(all.child(it)) } }
+        root.child("known_answer").let { all ->
+            all.names().associateWith { KnownAnswerFiles(all.child(it)) }
+        }
 
     /** How a picture enters dense artifacts, and their heads; null where there are none. */
     val dense: DenseRules? = root.optionalChild("dense")?.let(::DenseRules)
@@ -57,15 +61,26 @@ class Artifact internal constructor(fields: Fields) {
     /** As `mobileclip export --to` calls it: executorch-xnnpack, onnx, ... */
     val target: String = fields.text("target")
     val precision: String = fields.text("precision")
-    val inputs: List<InputRule> = fields.children("inputs").map(::InputRule).ifEmpty { throw fields.incomplete() }
-    val outputs: List<OutputRule> = fields.children("outputs").map(::OutputRule).ifEmpty { throw fields.incomplete() }
+    val inputs: List<InputRule> =
+        fields.children("inputs").map(::InputRule).ifEmpty { throw fields.incomplete() }
+    val outputs: List<OutputRule> =
+        fields.children("outputs").map(::OutputRule).ifEmpty { throw fields.incomplete() }
 
     /** What its outputs must reach against the known answer. */
-    val gate: Gate = fields.child("gate").let {
-        Gate(it.number("db"), it.number("cosine"), it.optionalNumber("equal") ?: 1.0, it.optionalNumber("found") ?: 1.0)
-    }
+    val gate: Gate =
+        fields.child("gate").let {
+            Gate(
+                it.number("db"),
+                it.number("cosine"),
+                it.optionalNumber("equal") ?: 1.0,
+                it.optionalNumber("found") ?: 1.0,
+            )
+        }
 
-    /** Known outputs of what is quantised, which are others than the model's in floats; null of floats. */
+    /**
+     * Known outputs of what is quantised, which are others than the model's in floats; null of
+     * floats.
+     */
     internal val ownAnswer: List<ArrayFile>? =
         fields.optionalChild("quantisation")?.child("known_answer")?.let(::outputsOf)
 }
@@ -83,7 +98,8 @@ class InputRule internal constructor(fields: Fields) {
 
     /** The filter that the picture is resized with. */
     val resampling: Resampling =
-        if ("bicubic" in fields.optionalText("resize").orEmpty()) Resampling.BICUBIC else Resampling.BILINEAR
+        if ("bicubic" in fields.optionalText("resize").orEmpty()) Resampling.BICUBIC
+        else Resampling.BILINEAR
 }
 
 /** What an artifact gives. */
@@ -142,19 +158,24 @@ class HeadRule internal constructor(fields: Fields) {
 /** A JSON object of the manifest whose fields must be there. */
 internal class Fields(private val values: Map<*, *>) {
     fun incomplete() =
-        BundleException("The model's manifest.json does not say what this app needs. Export the model again.", "incomplete")
+        BundleException(
+            "The model's manifest.json does not say what this app needs. Export the model again.",
+            "incomplete",
+        )
 
     fun names(): List<String> = values.keys.map { it as String }
 
     fun text(name: String): String = values[name] as? String ?: throw incomplete()
 
-    fun optionalText(name: String): String? = values[name]?.let { it as? String ?: throw incomplete() }
+    fun optionalText(name: String): String? =
+        values[name]?.let { it as? String ?: throw incomplete() }
 
     fun number(name: String): Double = (values[name] as? Number)?.toDouble() ?: throw incomplete()
 
     fun optionalNumber(name: String): Double? = values[name]?.let { number(name) }
 
-    fun whole(name: String): Int = (values[name] as? Long)?.takeIf { it in 0..Int.MAX_VALUE }?.toInt() ?: throw incomplete()
+    fun whole(name: String): Int =
+        (values[name] as? Long)?.takeIf { it in 0..Int.MAX_VALUE }?.toInt() ?: throw incomplete()
 
     fun flag(name: String): Boolean = values[name] as? Boolean ?: throw incomplete()
 
@@ -165,16 +186,25 @@ internal class Fields(private val values: Map<*, *>) {
     fun optionalChild(name: String): Fields? = values[name]?.let { child(name) }
 
     fun children(name: String): List<Fields> =
-        (values[name] as? List<*> ?: throw incomplete()).map { Fields(it as? Map<*, *> ?: throw incomplete()) }
+        (values[name] as? List<*> ?: throw incomplete()).map {
+            Fields(it as? Map<*, *> ?: throw incomplete())
+        }
 
-    fun optionalChildren(name: String): List<Fields> = if (values[name] == null) emptyList() else children(name)
+    fun optionalChildren(name: String): List<Fields> =
+        if (values[name] == null) emptyList() else children(name)
 
     fun texts(name: String): List<String> =
         (values[name] as? List<*> ?: throw incomplete()).map { it as? String ?: throw incomplete() }
 
     fun shape(name: String): IntArray {
-        val sides = (values[name] as? List<*> ?: throw incomplete()).map { it as? Long ?: throw incomplete() }
-        if (sides.any { it !in 1..MOST_SIDE } || sides.fold(1.0) { product, side -> product * side } > MOST_VALUES) {
+        val sides =
+            (values[name] as? List<*> ?: throw incomplete()).map {
+                it as? Long ?: throw incomplete()
+            }
+        if (
+            sides.any { it !in 1..MOST_SIDE } ||
+                sides.fold(1.0) { product, side -> product * side } > MOST_VALUES
+        ) {
             throw incomplete()
         }
         return IntArray(sides.size) { sides[it].toInt() }

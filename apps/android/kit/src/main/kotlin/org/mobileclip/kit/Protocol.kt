@@ -19,8 +19,14 @@ data class Plan(
     val coolSeconds: Double = 120.0,
 ) {
     init {
-        if (runs < 2) throw ProtocolException("$runs runs cannot give a median and an interval: take at least 2.")
-        if (threads < 0) throw ProtocolException("$threads threads cannot be: take 1 or more, or 0 for the device's choice.")
+        if (runs < 2)
+            throw ProtocolException(
+                "$runs runs cannot give a median and an interval: take at least 2."
+            )
+        if (threads < 0)
+            throw ProtocolException(
+                "$threads threads cannot be: take 1 or more, or 0 for the device's choice."
+            )
     }
 }
 
@@ -44,7 +50,10 @@ interface DeviceReader {
     /** As `device` of a result. */
     fun facts(): Map<String, Any?>
 
-    /** Status and what else is known (headroom, celsius, mhz), as `thermal` of a result; null: it tells nothing. */
+    /**
+     * Status and what else is known (headroom, celsius, mhz), as `thermal` of a result; null: it
+     * tells nothing.
+     */
     fun thermal(): Map<String, Any?>?
 
     /** Resident memory of the process in bytes; null where it cannot be told. */
@@ -61,8 +70,9 @@ interface DeviceReader {
 }
 
 /**
- * The latency protocol: load, first run, known answer, warm-up, then the sides in turns A B B A; every sample is kept. A
- * wrong known answer ends it without samples. `cancelled` is asked after each run: what was measured so far is kept.
+ * The latency protocol: load, first run, known answer, warm-up, then the sides in turns A B B A;
+ * every sample is kept. A wrong known answer ends it without samples. `cancelled` is asked after
+ * each run: what was measured so far is kept.
  */
 class Protocol(
     private val loader: Loader,
@@ -85,7 +95,8 @@ class Protocol(
         var rounds: List<List<Double>>? = null
         var loadedBytes: Long? = null
         val inputs = listOf(subject.answer.input)
-        val right: Boolean get() = parity?.passes(subject.artifact.gate) ?: false
+        val right: Boolean
+            get() = parity?.passes(subject.artifact.gate) ?: false
     }
 
     private class Cancelled : Exception()
@@ -106,20 +117,25 @@ class Protocol(
         var problem: String? = null
         try {
             sides.forEach(::open)
-            problem = sides.firstOrNull { !it.right }?.let { SelfTest.wrong(it.subject.artifact, it.parity!!) }
+            problem =
+                sides
+                    .firstOrNull { !it.right }
+                    ?.let { SelfTest.wrong(it.subject.artifact, it.parity!!) }
             if (problem == null) time(sides)
         } catch (_: Cancelled) {
             problem = "It was stopped before its end; what was measured is kept."
         } catch (error: RuntimeException) { // the runtime's, on a file that it cannot load or run
-            problem = "The artifact does not run on this device (${error.message}). Export it again."
+            problem =
+                "The artifact does not run on this device (${error.message}). Export it again."
         } finally {
             sides.forEach { it.runner?.close() }
         }
-        val state = when {
-            problem == null -> "complete"
-            sides.any { it.parity != null && !it.right } -> "wrong"
-            else -> "partial"
-        }
+        val state =
+            when {
+                problem == null -> "complete"
+                sides.any { it.parity != null && !it.right } -> "wrong"
+                else -> "partial"
+            }
         return LatencyResult(date, device, plan, thermal, sides.map(::told), state, problem)
     }
 
@@ -132,7 +148,10 @@ class Protocol(
         val first = nanos()
         val outputs = runner.run(side.inputs)
         side.firstMs = since(first)
-        side.parity = Parity.worst(Parity.compare(outputs, side.subject.answer.outputs, side.subject.artifact.outputs))
+        side.parity =
+            Parity.worst(
+                Parity.compare(outputs, side.subject.answer.outputs, side.subject.artifact.outputs)
+            )
     }
 
     private fun time(sides: List<Side>) {
@@ -143,7 +162,13 @@ class Protocol(
         while (true) {
             for (side in if (turn % 2 == 0) sides else sides.reversed()) side.steady.add(one(side))
             turn++
-            val done = sides.minOf { minOf(it.steady.size / plan.runs.toDouble(), it.steady.sum() / 1000 / maxOf(plan.seconds, 1e-9)) }
+            val done =
+                sides.minOf {
+                    minOf(
+                        it.steady.size / plan.runs.toDouble(),
+                        it.steady.sum() / 1000 / maxOf(plan.seconds, 1e-9),
+                    )
+                }
             progress(minOf(done, 1.0))
             if (done >= 1) break
         }
@@ -191,12 +216,13 @@ class Protocol(
     }
 
     private fun modelBench(side: Side) {
-        side.rounds = List(Statistics.ROUNDS) {
-            side.runner!!.close()
-            side.runner = loader.load(side.subject.artifact, side.subject.path, plan.threads)
-            one(side)
-            List(Statistics.ROUND) { one(side) }
-        }
+        side.rounds =
+            List(Statistics.ROUNDS) {
+                side.runner!!.close()
+                side.runner = loader.load(side.subject.artifact, side.subject.path, plan.threads)
+                one(side)
+                List(Statistics.ROUND) { one(side) }
+            }
     }
 
     private fun cool() {
@@ -213,13 +239,28 @@ class Protocol(
     private fun read(moment: String) {
         readAt = nanos()
         device.memory()?.let { peakBytes = maxOf(peakBytes ?: 0, it) }
-        device.thermal()?.let { thermal.add(linkedMapOf<String, Any?>("when" to moment, "at_s" to since(began) / 1000) + it) }
+        device.thermal()?.let {
+            thermal.add(
+                linkedMapOf<String, Any?>("when" to moment, "at_s" to since(began) / 1000) + it
+            )
+        }
     }
 
     private fun since(start: Long): Double = (nanos() - start) / 1e6
 
-    private fun told(side: Side) = LatencyResult.Side(
-        side.subject, side.runner, side.parity, side.right, side.loadMs, side.firstMs, side.warmup, side.steady, side.whole,
-        side.sustained, side.rounds, listOf(startBytes, side.loadedBytes, peakBytes ?: side.loadedBytes),
-    )
+    private fun told(side: Side) =
+        LatencyResult.Side(
+            side.subject,
+            side.runner,
+            side.parity,
+            side.right,
+            side.loadMs,
+            side.firstMs,
+            side.warmup,
+            side.steady,
+            side.whole,
+            side.sustained,
+            side.rounds,
+            listOf(startBytes, side.loadedBytes, peakBytes ?: side.loadedBytes),
+        )
 }

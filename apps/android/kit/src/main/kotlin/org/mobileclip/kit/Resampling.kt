@@ -5,8 +5,9 @@ import kotlin.math.ceil
 import kotlin.math.max
 
 /**
- * Resizing as Pillow does it, bit for bit: a separable filter whose support grows with the reduction (an antialias),
- * weights of 22 bits, and rounding to 8 bits between the two passes, across and down.
+ * Resizing as Pillow does it, bit for bit: a separable filter whose support grows with the
+ * reduction (an antialias), weights of 22 bits, and rounding to 8 bits between the two passes,
+ * across and down.
  *
  * Source: Pillow, src/libImaging/Resample.c (`precompute_coeffs`, `normalize_coeffs_8bpc`).
  */
@@ -35,7 +36,8 @@ enum class Resampling(private val support: Double) {
         val across = if (width == picture.width) null else weights(picture.width, width)
         val down = if (height == picture.height) null else weights(picture.height, height)
         // Pillow 13 begins with the rows where that leaves clearly less for the second pass
-        val downFirst = height < picture.height && picture.height - height > 2L * (picture.width - width)
+        val downFirst =
+            height < picture.height && picture.height - height > 2L * (picture.width - width)
         var out = picture
         if (down != null && downFirst) out = down(out, down)
         if (across != null) out = across(out, across)
@@ -44,7 +46,12 @@ enum class Resampling(private val support: Double) {
     }
 
     /** Of each output the first input, and its weights one after another, `room` each. */
-    private class Weights(val first: IntArray, val count: IntArray, val values: IntArray, val room: Int)
+    private class Weights(
+        val first: IntArray,
+        val count: IntArray,
+        val values: IntArray,
+        val room: Int,
+    )
 
     private fun weights(few: Int, many: Int): Weights {
         val scale = few.toDouble() / many

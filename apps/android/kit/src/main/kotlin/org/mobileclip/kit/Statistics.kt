@@ -12,8 +12,12 @@ object Statistics {
         if (samples.isEmpty()) return emptyMap()
         val sorted = samples.toDoubleArray().also { it.sort() }
         return linkedMapOf(
-            "p50" to percentile(sorted, 50.0), "p90" to percentile(sorted, 90.0), "p99" to percentile(sorted, 99.0),
-            "min" to sorted[0], "mean" to samples.average(), "n" to samples.size.toDouble(),
+            "p50" to percentile(sorted, 50.0),
+            "p90" to percentile(sorted, 90.0),
+            "p99" to percentile(sorted, 99.0),
+            "min" to sorted[0],
+            "mean" to samples.average(),
+            "n" to samples.size.toDouble(),
         )
     }
 
@@ -26,13 +30,17 @@ object Statistics {
     }
 
     /** Whole rounds of 50 of the samples, in order. */
-    fun rounds(samples: List<Double>): List<List<Double>> = samples.chunked(ROUND).filter { it.size == ROUND }
+    fun rounds(samples: List<Double>): List<List<Double>> =
+        samples.chunked(ROUND).filter { it.size == ROUND }
 
     /**
-     * ModelBench's mean: of each round the 10 lowest and 10 highest dropped, the mean of their means; null without a
-     * whole round.
+     * ModelBench's mean: of each round the 10 lowest and 10 highest dropped, the mean of their
+     * means; null without a whole round.
      */
-    fun modelBench(rounds: List<List<Double>>): Double? = rounds.filter { it.size >= ROUND }
-        .map { it.sorted().drop(DROPPED).dropLast(DROPPED).average() }
-        .takeIf { it.isNotEmpty() }?.average()
+    fun modelBench(rounds: List<List<Double>>): Double? =
+        rounds
+            .filter { it.size >= ROUND }
+            .map { it.sorted().drop(DROPPED).dropLast(DROPPED).average() }
+            .takeIf { it.isNotEmpty() }
+            ?.average()
 }

@@ -4,7 +4,8 @@ import java.io.InputStream
 import java.security.MessageDigest
 
 /**
- * Text to token ids: CLIP's byte-pair encoding of text in lower case, the same ids as open_clip's tokenizer.
+ * Text to token ids: CLIP's byte-pair encoding of text in lower case, the same ids as open_clip's
+ * tokenizer.
  *
  *     val ids = Tokenizer.load().row("a photo of a cat")          // 77 ids, padded with 0
  *
@@ -12,13 +13,21 @@ import java.security.MessageDigest
  *
  * Source: Sennrich et al. (2016), section 3.2; openai/CLIP clip/simple_tokenizer.py.
  */
-class Tokenizer private constructor(merges: String, tables: Map<*, *>, /** SHA-256 of the merges. */ val sha256: String) {
+class Tokenizer
+private constructor(
+    merges: String,
+    tables: Map<*, *>,
+    /** SHA-256 of the merges. */
+    val sha256: String,
+) {
     private val cleaning = Cleaning(tables)
     private val ids = HashMap<String, Int>(VOCABULARY * 2)
     private val merged = PairTable(MERGES)
-    private val cache = object : LinkedHashMap<String, IntArray>(16, 0.75f, true) {
-        override fun removeEldestEntry(eldest: MutableMap.MutableEntry<String, IntArray>) = size > CACHED
-    }
+    private val cache =
+        object : LinkedHashMap<String, IntArray>(16, 0.75f, true) {
+            override fun removeEldestEntry(eldest: MutableMap.MutableEntry<String, IntArray>) =
+                size > CACHED
+        }
 
     init {
         for (byte in 0..255) {
@@ -40,7 +49,10 @@ class Tokenizer private constructor(merges: String, tables: Map<*, *>, /** SHA-2
         check(next == START) { "the merges make $next ids" }
     }
 
-    /** START, tokens, END, zeros: what a text artifact takes. A text that is too long is cut, its last id is END. */
+    /**
+     * START, tokens, END, zeros: what a text artifact takes. A text that is too long is cut, its
+     * last id is END.
+     */
     fun row(text: String, context: Int = CONTEXT): IntArray {
         require(context >= 2) { "a context of $context has no room for START and END" }
         val out = IntArray(context)
@@ -62,13 +74,21 @@ class Tokenizer private constructor(merges: String, tables: Map<*, *>, /** SHA-2
     }
 
     private fun chunk(chunk: String): IntArray {
-        synchronized(cache) { cache[chunk] }?.let { return it }
+        synchronized(cache) { cache[chunk] }
+            ?.let {
+                return it
+            }
         val out = Ids()
         words(Characters.lower(chunk)) { out.add(word(it)) }
-        return out.first(Int.MAX_VALUE).also { if (chunk.length <= CACHED_LENGTH) synchronized(cache) { cache[chunk] = it } }
+        return out.first(Int.MAX_VALUE).also {
+            if (chunk.length <= CACHED_LENGTH) synchronized(cache) { cache[chunk] = it }
+        }
     }
 
-    /** Specials, contractions, runs of letters, single numbers, runs of anything else; in this order. */
+    /**
+     * Specials, contractions, runs of letters, single numbers, runs of anything else; in this
+     * order.
+     */
     private fun words(text: String, found: (String) -> Unit) {
         var at = 0
         while (at < text.length) {
@@ -80,18 +100,32 @@ class Tokenizer private constructor(merges: String, tables: Map<*, *>, /** SHA-2
                 Characters.isLetter(code) -> end = run(text, end) { Characters.isLetter(it) }
                 Characters.isNumber(code) -> Unit
                 code == YPOGEGRAMMENI -> Unit
-                else -> end = run(text, end) { !Characters.isLetter(it) && !Characters.isNumber(it) && it != YPOGEGRAMMENI }
+                else ->
+                    end =
+                        run(text, end) {
+                            !Characters.isLetter(it) &&
+                                !Characters.isNumber(it) &&
+                                it != YPOGEGRAMMENI
+                        }
             }
-            // a mark whose upper case is a letter: ignoring case, the reference's pattern matches it with nothing
+            // a mark whose upper case is a letter: ignoring case, the reference's pattern matches
+            // it with nothing
             if (code != YPOGEGRAMMENI) found(text.substring(at, end))
             at = end
         }
     }
 
-    /** Length of the special or contraction at `at`, 0 where there is none. A long s counts as an s. */
-    private fun fixed(text: String, at: Int): Int = FIXED.firstOrNull { word ->
-        at + word.length <= text.length && word.indices.all { text[at + it] == word[it] || text[at + it] == LONG_S && word[it] == 's' }
-    }?.length ?: 0
+    /**
+     * Length of the special or contraction at `at`, 0 where there is none. A long s counts as an s.
+     */
+    private fun fixed(text: String, at: Int): Int =
+        FIXED.firstOrNull { word ->
+                at + word.length <= text.length &&
+                    word.indices.all {
+                        text[at + it] == word[it] || text[at + it] == LONG_S && word[it] == 's'
+                    }
+            }
+            ?.length ?: 0
 
     private inline fun run(text: String, from: Int, more: (Int) -> Boolean): Int {
         var end = from
@@ -109,15 +143,17 @@ class Tokenizer private constructor(merges: String, tables: Map<*, *>, /** SHA-2
         val bytes = word.toByteArray(Charsets.UTF_8)
         val symbols = CharArray(bytes.size) { SYMBOLS[bytes[it].toInt() and 255] }
         // every merge that ends a word is what the word it spells comes to
-        ids[String(symbols) + END_OF_WORD]?.let { return intArrayOf(it) }
+        ids[String(symbols) + END_OF_WORD]?.let {
+            return intArrayOf(it)
+        }
         val start = IntArray(bytes.size) { BYTE_IDS[bytes[it].toInt() and 255] }
         start[start.size - 1] += 256
         return merge(start)
     }
 
     /**
-     * Lowest rank first, leftmost first within a rank. A merge makes an id that only it makes, and ids are in order of
-     * rank, so one queue of (made id, place) gives the order.
+     * Lowest rank first, leftmost first within a rank. A merge makes an id that only it makes, and
+     * ids are in order of rank, so one queue of (made id, place) gives the order.
      */
     private fun merge(symbols: IntArray): IntArray {
         val size = symbols.size
@@ -136,7 +172,12 @@ class Tokenizer private constructor(merges: String, tables: Map<*, *>, /** SHA-2
             val place = (top and 0xffffffffL).toInt()
             val id = (top ushr 32).toInt()
             val right = after[place]
-            if (right >= size || symbols[place] < 0 || merged.get(symbols[place], symbols[right]) != id) continue
+            if (
+                right >= size ||
+                    symbols[place] < 0 ||
+                    merged.get(symbols[place], symbols[right]) != id
+            )
+                continue
             symbols[place] = id
             symbols[right] = -1
             after[place] = after[right]
@@ -162,16 +203,21 @@ class Tokenizer private constructor(merges: String, tables: Map<*, *>, /** SHA-2
         private const val LONG_S = '\u017f'
         private const val CACHED = 20_000
         private const val CACHED_LENGTH = 64
-        private val FIXED = listOf("<start_of_text>", "<end_of_text>", "'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
+        private val FIXED =
+            listOf("<start_of_text>", "<end_of_text>", "'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
         private val PRINTABLE = ('!'.code..'~'.code) + (0xa1..0xac) + (0xae..0xff)
         /** Id of a byte without an end of word -> the byte. */
         private val ORDER = (PRINTABLE + (0..255).filter { it !in PRINTABLE }).toIntArray()
-        private val BYTE_IDS = IntArray(256).also { ORDER.forEachIndexed { id, byte -> it[byte] = id } }
+        private val BYTE_IDS =
+            IntArray(256).also { ORDER.forEachIndexed { id, byte -> it[byte] = id } }
         /** Byte -> the printable character that stands for it in the merges. */
-        private val SYMBOLS = CharArray(256).also { symbols ->
-            PRINTABLE.forEach { symbols[it] = it.toChar() }
-            ORDER.drop(PRINTABLE.size).forEachIndexed { index, byte -> symbols[byte] = (256 + index).toChar() }
-        }
+        private val SYMBOLS =
+            CharArray(256).also { symbols ->
+                PRINTABLE.forEach { symbols[it] = it.toChar() }
+                ORDER.drop(PRINTABLE.size).forEachIndexed { index, byte ->
+                    symbols[byte] = (256 + index).toChar()
+                }
+            }
 
         /** The tokenizer of the kit's own resources; takes some ten milliseconds. */
         fun load(): Tokenizer = of(resource("merges.txt"), resource("cleaning.json"))
@@ -180,12 +226,19 @@ class Tokenizer private constructor(merges: String, tables: Map<*, *>, /** SHA-2
         fun of(merges: InputStream, tables: InputStream): Tokenizer {
             val bytes = merges.use { it.readBytes() }
             val digest = MessageDigest.getInstance("SHA-256").digest(bytes)
-            val parsed = Json.parse(tables.use { it.readBytes() }.toString(Charsets.UTF_8)) as Map<*, *>
-            return Tokenizer(bytes.toString(Charsets.UTF_8), parsed, digest.joinToString("") { "%02x".format(it) })
+            val parsed =
+                Json.parse(tables.use { it.readBytes() }.toString(Charsets.UTF_8)) as Map<*, *>
+            return Tokenizer(
+                bytes.toString(Charsets.UTF_8),
+                parsed,
+                digest.joinToString("") { "%02x".format(it) },
+            )
         }
 
         private fun resource(name: String): InputStream =
-            checkNotNull(Tokenizer::class.java.getResourceAsStream(name)) { "the kit's resource $name is missing" }
+            checkNotNull(Tokenizer::class.java.getResourceAsStream(name)) {
+                "the kit's resource $name is missing"
+            }
     }
 }
 
@@ -196,7 +249,8 @@ private class Ids {
         private set
 
     fun add(more: IntArray) {
-        if (size + more.size > items.size) items = items.copyOf(maxOf(items.size * 2, size + more.size))
+        if (size + more.size > items.size)
+            items = items.copyOf(maxOf(items.size * 2, size + more.size))
         more.copyInto(items, size)
         size += more.size
     }

@@ -1,8 +1,9 @@
 package org.mobileclip.kit
 
 /**
- * Maps of an artifact at the size of a picture: the value at row r of H is that at (r + 1/2) h / H - 1/2 of h, between
- * two by their share, beyond the edge that of the edge (bilinear, corners not aligned).
+ * Maps of an artifact at the size of a picture: the value at row r of H is that at (r + 1/2) h /
+ * H - 1/2 of h, between two by their share, beyond the edge that of the edge (bilinear, corners not
+ * aligned).
  */
 internal class Between(few: Int, many: Int) {
     val first = IntArray(many)
@@ -20,7 +21,13 @@ internal class Between(few: Int, many: Int) {
 }
 
 /** One row of `channels` maps [C, h, w], at the width of the picture: into [C, W]. */
-internal class RowUpsampler(private val maps: FloatArray, private val channels: Int, private val height: Int, private val width: Int, size: Size) {
+internal class RowUpsampler(
+    private val maps: FloatArray,
+    private val channels: Int,
+    private val height: Int,
+    private val width: Int,
+    size: Size,
+) {
     private val down = Between(height, size.rows)
     private val across = Between(width, size.columns)
     private val columns = size.columns
@@ -55,7 +62,9 @@ internal class RowUpsampler(private val maps: FloatArray, private val channels: 
             val to = channel * columns
             for (column in 0 until columns) {
                 val share = across.share[column]
-                into[to + column] = maps[from + across.first[column]] * (1 - share) + maps[from + across.second[column]] * share
+                into[to + column] =
+                    maps[from + across.first[column]] * (1 - share) +
+                        maps[from + across.second[column]] * share
             }
         }
     }

@@ -25,10 +25,15 @@ object Vectors {
         return sum
     }
 
-    /** The places of the `most` highest scores, best first, equal ones in their order; NaN is last. */
+    /**
+     * The places of the `most` highest scores, best first, equal ones in their order; NaN is last.
+     */
     fun best(scores: DoubleArray, most: Int = scores.size): IntArray {
         val kept = Best(minOf(most, scores.size))
-        for (place in scores.indices) kept.offer(place, if (scores[place].isNaN()) Double.NEGATIVE_INFINITY else scores[place])
+        for (place in scores.indices) kept.offer(
+            place,
+            if (scores[place].isNaN()) Double.NEGATIVE_INFINITY else scores[place],
+        )
         return kept.places()
     }
 }

@@ -18,12 +18,17 @@ class BundleTest {
     fun `good bundles open, broken ones are refused in the words of all apps`() {
         for (case in Golden.Vectors("manifests.json").cases) {
             val folder = File(Golden.folder, "bundles/${case.text("bundle")}")
-            fun open() = Bundle.open(folder, tokenizer).artifact(case.text("view"), case.text("target"))
+            fun open() =
+                Bundle.open(folder, tokenizer).artifact(case.text("view"), case.text("target"))
             if (case.flag("ok")) {
                 assertEquals(case.text("file"), open().file)
             } else {
                 val error = assertFailsWith<BundleException>(case.text("bundle")) { open() }
-                assertEquals(case.text("code") to case.text("message"), error.code to error.message, case.text("bundle"))
+                assertEquals(
+                    case.text("code") to case.text("message"),
+                    error.code to error.message,
+                    case.text("bundle"),
+                )
             }
         }
     }
@@ -34,7 +39,10 @@ class BundleTest {
         val file = folder.resolve("bundle/image.onnx")
         Files.move(file, folder.resolve("outside.onnx"))
         Files.createSymbolicLink(file, folder.resolve("outside.onnx"))
-        val error = assertFailsWith<BundleException> { Bundle.open(folder.resolve("bundle").toFile(), tokenizer) }
+        val error =
+            assertFailsWith<BundleException> {
+                Bundle.open(folder.resolve("bundle").toFile(), tokenizer)
+            }
         assertEquals("outside", error.code)
     }
 
@@ -44,9 +52,18 @@ class BundleTest {
         val file = folder.resolve("labels.json").toFile()
         file.delete()
         file.mkdir() // a folder of no files has a hash too, another one
-        assertEquals("changed", assertFailsWith<BundleException> { Bundle.open(folder.toFile(), tokenizer) }.code)
-        folder.resolve("manifest.json").toFile().writeBytes(ByteArray((8 shl 20) + 1) { ' '.code.toByte() })
-        assertEquals("not_json", assertFailsWith<BundleException> { Bundle.open(folder.toFile(), tokenizer) }.code)
+        assertEquals(
+            "changed",
+            assertFailsWith<BundleException> { Bundle.open(folder.toFile(), tokenizer) }.code,
+        )
+        folder
+            .resolve("manifest.json")
+            .toFile()
+            .writeBytes(ByteArray((8 shl 20) + 1) { ' '.code.toByte() })
+        assertEquals(
+            "not_json",
+            assertFailsWith<BundleException> { Bundle.open(folder.toFile(), tokenizer) }.code,
+        )
     }
 
     @Test
@@ -56,14 +73,20 @@ class BundleTest {
         val text = file.readText()
         for (cut in text.indices step 97) {
             file.writeText(text.take(cut))
-            assertEquals("not_json", assertFailsWith<BundleException> { Bundle.open(folder.toFile(), tokenizer) }.code)
+            assertEquals(
+                "not_json",
+                assertFailsWith<BundleException> { Bundle.open(folder.toFile(), tokenizer) }.code,
+            )
         }
         for (word in Regex("\"[a-z_]+\": ").findAll(text).toList()) {
             file.writeText(text.replaceRange(word.range, "\"gone\": "))
             try {
                 Bundle.open(folder.toFile(), tokenizer)
             } catch (error: BundleException) {
-                assertTrue(error.code in setOf("incomplete", "not_json", "changed", "missing"), "${word.value} ${error.code}")
+                assertTrue(
+                    error.code in setOf("incomplete", "not_json", "changed", "missing"),
+                    "${word.value} ${error.code}",
+                )
             }
         }
     }
@@ -79,6 +102,9 @@ class BundleTest {
         assertEquals(Resampling.BILINEAR, image.inputs.single().resampling)
         assertTrue(image.gate.db > 0)
         assertNull(bundle.manifest.dense)
-        assertEquals(IntTensor::class, bundle.knownAnswer(bundle.artifact("text", "onnx")).input::class)
+        assertEquals(
+            IntTensor::class,
+            bundle.knownAnswer(bundle.artifact("text", "onnx")).input::class,
+        )
     }
 }

@@ -12,12 +12,17 @@ import org.junit.jupiter.api.io.TempDir
 class IndexFileTest {
     private val width = 16
 
-    private fun embedding(id: Long) = Random(id).let { random -> FloatArray(width) { random.nextFloat() - 0.5f } }
+    private fun embedding(id: Long) =
+        Random(id).let { random -> FloatArray(width) { random.nextFloat() - 0.5f } }
 
-    private inner class Library(val photos: MutableList<PhotoKey>, val broken: Set<Long> = emptySet()) : PhotoSource {
+    private inner class Library(
+        val photos: MutableList<PhotoKey>,
+        val broken: Set<Long> = emptySet(),
+    ) : PhotoSource {
         val embedded = ArrayList<Long>()
 
         override fun list() = photos
+
         override fun embed(key: PhotoKey): FloatArray {
             if (key.id in broken) throw PictureException("damaged")
             embedded.add(key.id)
@@ -62,10 +67,14 @@ class IndexFileTest {
     fun `a record that is cut or damaged is dropped, the others stay`(@TempDir folder: Path) {
         val path = folder.resolve("photos.index").toFile()
         fun keys() = IndexFile.open(path, "model", width).use { it.keys.map(PhotoKey::id) }
-        IndexFile.open(path, "model", width).use { file -> (1L..5L).forEach { file.add(PhotoKey(it, 0), embedding(it)) } }
+        IndexFile.open(path, "model", width).use { file ->
+            (1L..5L).forEach { file.add(PhotoKey(it, 0), embedding(it)) }
+        }
         path.writeBytes(path.readBytes().let { it.copyOf(it.size - 3) })
         assertEquals(listOf(1L, 2, 3, 4), keys())
-        path.writeBytes(path.readBytes().also { it[it.size - 10] = (it[it.size - 10] + 1).toByte() })
+        path.writeBytes(
+            path.readBytes().also { it[it.size - 10] = (it[it.size - 10] + 1).toByte() }
+        )
         assertEquals(listOf(1L, 2, 3), keys())
         IndexFile.open(path, "model", width).use { it.add(PhotoKey(8, 0), embedding(8)) }
         assertEquals(listOf(1L, 2, 3, 8), keys())
@@ -82,7 +91,13 @@ class IndexFileTest {
 
     @Test
     fun `a place that cannot be written is said`(@TempDir folder: Path) {
-        val error = assertFailsWith<IndexException> { IndexFile.open(File(folder.toFile(), "missing/photos.index"), "model", width) }
-        assertTrue(error.message!!.startsWith("The index of your photos cannot be opened ("), error.message)
+        val error =
+            assertFailsWith<IndexException> {
+                IndexFile.open(File(folder.toFile(), "missing/photos.index"), "model", width)
+            }
+        assertTrue(
+            error.message!!.startsWith("The index of your photos cannot be opened ("),
+            error.message,
+        )
     }
 }

@@ -10,13 +10,25 @@ class RankingTest {
     @Test
     fun `probabilities and order are the reference's`() {
         for (case in golden.cases) {
-            val (image, texts, scale) = Triple(case.array("image").floats(), case.array("texts").rows(), case.number("logit_scale"))
+            val (image, texts, scale) =
+                Triple(
+                    case.array("image").floats(),
+                    case.array("texts").rows(),
+                    case.number("logit_scale"),
+                )
             if (case.has("refused")) {
-                assertFailsWith<EmbeddingException>(case.name) { ZeroShot(texts, scale).probabilities(image) }
+                assertFailsWith<EmbeddingException>(case.name) {
+                    ZeroShot(texts, scale).probabilities(image)
+                }
                 continue
             }
             val found = ZeroShot(texts, scale)
-            Golden.assertNear(case.numbers("probabilities").toDoubleArray(), found.probabilities(image), case.number("tolerance"), case.name)
+            Golden.assertNear(
+                case.numbers("probabilities").toDoubleArray(),
+                found.probabilities(image),
+                case.number("tolerance"),
+                case.name,
+            )
             assertEquals(case.integers("order"), found.rank(image).map { it.place }, case.name)
         }
     }
@@ -27,7 +39,12 @@ class RankingTest {
             val texts = case.array("texts").rows().chunked(case.whole("templates"))
             val expected = case.array("classes").rows()
             texts.forEachIndexed { place, group ->
-                Golden.assertNear(expected[place], ZeroShot.ensemble(group), case.number("tolerance"), "class $place")
+                Golden.assertNear(
+                    expected[place],
+                    ZeroShot.ensemble(group),
+                    case.number("tolerance"),
+                    "class $place",
+                )
             }
         }
     }
@@ -41,15 +58,22 @@ class RankingTest {
         )
         assertEquals(
             "The picture has no embedding that is a number: check the model.",
-            assertFailsWith<EmbeddingException> { ZeroShot(texts, 1.0).rank(floatArrayOf(Float.NaN, 0f)) }.message,
+            assertFailsWith<EmbeddingException> {
+                    ZeroShot(texts, 1.0).rank(floatArrayOf(Float.NaN, 0f))
+                }
+                .message,
         )
         assertEquals(
             "The texts have no embeddings that are numbers: check the model.",
-            assertFailsWith<EmbeddingException> { ZeroShot(listOf(floatArrayOf(Float.NaN)), 1.0) }.message,
+            assertFailsWith<EmbeddingException> { ZeroShot(listOf(floatArrayOf(Float.NaN)), 1.0) }
+                .message,
         )
         assertEquals(
             "The texts' embeddings have several widths ([1, 2]): use one model.",
-            assertFailsWith<EmbeddingException> { ZeroShot(listOf(FloatArray(1), FloatArray(2)), 1.0) }.message,
+            assertFailsWith<EmbeddingException> {
+                    ZeroShot(listOf(FloatArray(1), FloatArray(2)), 1.0)
+                }
+                .message,
         )
         assertEquals("a photo of a cat", ZeroShot.prompt("a photo of a {}", "cat"))
     }

@@ -12,9 +12,16 @@ class StatisticsTest {
             val found = Statistics.percentiles(samples)
             val expected = case.map("percentiles")
             assertEquals(expected.keys, found.keys.toSet(), case.name)
-            for ((key, value) in expected) assertEquals((value as Number).toDouble(), found.getValue(key as String), case.number("tolerance"), case.name)
+            for ((key, value) in expected) assertEquals(
+                (value as Number).toDouble(),
+                found.getValue(key as String),
+                case.number("tolerance"),
+                case.name,
+            )
             val mean = Statistics.modelBench(Statistics.rounds(samples))
-            if (case.has("model_bench")) assertEquals(case.number("model_bench"), mean!!, case.number("tolerance")) else assertNull(mean)
+            if (case.has("model_bench"))
+                assertEquals(case.number("model_bench"), mean!!, case.number("tolerance"))
+            else assertNull(mean)
         }
     }
 }

@@ -12,24 +12,41 @@ class TokenizerTest {
     @Test
     fun `every golden text has the reference's ids`() {
         assertTrue(golden.cases.size >= 2000)
-        val wrong = golden.cases.filter { case ->
-            tokenizer.encode(case.text("text"), 75).toList() != case.integers("ids") ||
-                case.has("tokens") && tokenizer.encode(case.text("text")).size != case.whole("tokens")
-        }
-        assertEquals(emptyList<String>(), wrong.map { "${Json.write(it.text("text")).take(200)}: ${tokenizer.encode(it.text("text"), 75).toList()} instead of ${it.integers("ids")}" })
+        val wrong =
+            golden.cases.filter { case ->
+                tokenizer.encode(case.text("text"), 75).toList() != case.integers("ids") ||
+                    case.has("tokens") &&
+                        tokenizer.encode(case.text("text")).size != case.whole("tokens")
+            }
+        assertEquals(
+            emptyList<String>(),
+            wrong.map {
+                "${Json.write(it.text("text")).take(200)}: ${tokenizer.encode(it.text("text"), 75).toList()} instead of ${it.integers("ids")}"
+            },
+        )
     }
 
     @Test
     fun `halves of surrogate pairs are the replacement character`() {
         for (case in golden.list("surrogates")) {
-            val text = String(CharArray(case.integers("utf16").size) { case.integers("utf16")[it].toChar() })
-            assertEquals(case.integers("ids"), tokenizer.encode(text).toList(), "${case.integers("utf16")}")
+            val text =
+                String(
+                    CharArray(case.integers("utf16").size) { case.integers("utf16")[it].toChar() }
+                )
+            assertEquals(
+                case.integers("ids"),
+                tokenizer.encode(text).toList(),
+                "${case.integers("utf16")}",
+            )
         }
     }
 
     @Test
     fun `mojibake is not repaired`() {
-        for (case in golden.list("repaired")) assertEquals(case.integers("ids"), tokenizer.encode(case.text("text"), 75).toList())
+        for (case in golden.list("repaired")) assertEquals(
+            case.integers("ids"),
+            tokenizer.encode(case.text("text"), 75).toList(),
+        )
     }
 
     @Test
@@ -38,7 +55,10 @@ class TokenizerTest {
             val ids = case.integers("ids")
             val row = tokenizer.row(case.text("text"))
             assertEquals(77, row.size)
-            assertContentEquals((listOf(49406) + ids + 49407 + List(75 - ids.size) { 0 }).toIntArray(), row)
+            assertContentEquals(
+                (listOf(49406) + ids + 49407 + List(75 - ids.size) { 0 }).toIntArray(),
+                row,
+            )
         }
     }
 
@@ -52,7 +72,10 @@ class TokenizerTest {
         val before = java.util.Locale.getDefault()
         try {
             java.util.Locale.setDefault(java.util.Locale.forLanguageTag("tr"))
-            assertContentEquals(tokenizer.encode("title in ISTANBUL"), Tokenizer.load().encode("title in ISTANBUL"))
+            assertContentEquals(
+                tokenizer.encode("title in ISTANBUL"),
+                Tokenizer.load().encode("title in ISTANBUL"),
+            )
             assertContentEquals(intArrayOf(328), tokenizer.encode("I"))
         } finally {
             java.util.Locale.setDefault(before)
@@ -62,7 +85,13 @@ class TokenizerTest {
     @Test
     fun `a text of a megabyte takes no minute`() {
         val start = System.nanoTime()
-        for (text in listOf("a".repeat(1_000_000), "&amp;".repeat(200_000), "\u732b".repeat(300_000), "&#".repeat(500_000))) tokenizer.row(text)
+        for (text in
+            listOf(
+                "a".repeat(1_000_000),
+                "&amp;".repeat(200_000),
+                "\u732b".repeat(300_000),
+                "&#".repeat(500_000),
+            )) tokenizer.row(text)
         assertTrue((System.nanoTime() - start) / 1e9 < 30)
     }
 }
