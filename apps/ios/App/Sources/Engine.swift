@@ -112,7 +112,7 @@ actor Engine {
         guard own.count == head.outputs.count else {
             throw KitError(.runner, "The model gives other outputs than its manifest says. Export it again.")
         }
-        return try Seen(head, own, picture, Size(rows: about.input.size[0], columns: about.input.size[1]), words)
+        return try Seen(head, own, picture, PixelSize(rows: about.input.size[0], columns: about.input.size[1]), words)
     }
 
     /// Heads of the dense part, in the order of the manifest.
@@ -127,7 +127,7 @@ struct Seen: Sendable {
     let objects: [Detected]
     let labels: [String]
 
-    init(_ head: Manifest.Dense.Head, _ outputs: [Tensor], _ picture: Picture, _ input: Size, _ words: Labels) throws {
+    init(_ head: Manifest.Dense.Head, _ outputs: [Tensor], _ picture: Picture, _ input: PixelSize, _ words: Labels) throws {
         labels = words.labels
         let colours = words.palette ?? palette(max(words.labels.count, 1))
         let size = picture.size
@@ -142,7 +142,7 @@ struct Seen: Sendable {
             let output = outputs[0]
             let found: [UInt8]
             if head.outputs[0] == "labels" {
-                let small = Size(rows: output.shape[output.shape.count - 2], columns: output.shape[output.shape.count - 1])
+                let small = PixelSize(rows: output.shape[output.shape.count - 2], columns: output.shape[output.shape.count - 1])
                 found = nearestLabels(output.values.map { UInt8(min(max($0, 0), 255)) }, from: small, to: size)
             } else {
                 found = try Maps(output.values, shape: output.shape).labels(size)

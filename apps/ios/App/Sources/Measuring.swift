@@ -52,7 +52,7 @@ struct Measuring {
     }
 
     /// A JPEG like a camera frame, made once: 1920 x 1440 of smooth colours.
-    private static func photo() throws -> (Data, Size) {
+    private static func photo() throws -> (Data, PixelSize) {
         let (width, height) = (1920, 1440)
         var pixels = [UInt8](repeating: 0, count: 3 * width * height)
         for y in 0..<height {
@@ -66,7 +66,7 @@ struct Measuring {
         guard let image = try Picture(width: width, height: height, pixels: pixels).image,
             let data = UIImage(cgImage: image).jpegData(compressionQuality: 0.9)
         else { throw KitError(.picture, "The test picture cannot be made: memory is short. Close other apps.") }
-        return (data, Size(rows: height, columns: width))
+        return (data, PixelSize(rows: height, columns: width))
     }
 
     /// Ranking takes as long whatever the texts are.

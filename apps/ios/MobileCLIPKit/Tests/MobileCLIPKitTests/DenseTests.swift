@@ -46,10 +46,10 @@ final class DenseTests: XCTestCase {
 
     func testGoldenSegmentationAndDepth() throws {
         for item in try Golden.file("segmentation.json", Segmentations.self).cases {
-            let size = Size(rows: item.size[0], columns: item.size[1])
+            let size = PixelSize(rows: item.size[0], columns: item.size[1])
             switch item.kind {
             case "labels":
-                let small = Size(rows: item.output.shape[2], columns: item.output.shape[3])
+                let small = PixelSize(rows: item.output.shape[2], columns: item.output.shape[3])
                 let found = nearestLabels(item.output.integers.map { UInt8($0) }, from: small, to: size)
                 XCTAssertEqual(found, item.labels!.bytes, item.name)
             case "depth":
@@ -80,7 +80,7 @@ final class DenseTests: XCTestCase {
 
     func testGoldenDetection() throws {
         for item in try Golden.file("detection.json", Detections.self).cases {
-            let original = Size(rows: item.original[0], columns: item.original[1])
+            let original = PixelSize(rows: item.original[0], columns: item.original[1])
             let rule = DetectionRule(threshold: item.threshold ?? 0.05, most: item.most ?? 100, overlap: item.nms)
             func floats(_ key: String) -> [Float] { item.outputs[key]!.floats }
             let found: [Detected]
@@ -93,7 +93,7 @@ final class DenseTests: XCTestCase {
                 found = try RegionOutputs(
                     boxes: floats("boxes"), scores: floats("scores"), labels: item.outputs["labels"]!.integers,
                     masks: floats("masks")
-                ).objects(original: original, size: Size(rows: item.size[0], columns: item.size[1]), rule: rule)
+                ).objects(original: original, size: PixelSize(rows: item.size[0], columns: item.size[1]), rule: rule)
             }
             XCTAssertEqual(found.map(\.label), item.classes.integers, item.name)
             XCTAssertLessThanOrEqual(distance(found.map(\.score), item.scores.floats), item.tolerance, item.name)
@@ -103,7 +103,7 @@ final class DenseTests: XCTestCase {
         }
     }
 
-    private func whole(_ object: Detected, _ size: Size) -> [UInt8] {
+    private func whole(_ object: Detected, _ size: PixelSize) -> [UInt8] {
         var out = [UInt8](repeating: 0, count: size.rows * size.columns)
         for (place, isInside) in object.mask.enumerated() where isInside {
             let y = object.rows.lowerBound + place / object.columns.count

@@ -69,7 +69,7 @@ final class PixelTests: XCTestCase {
             XCTAssertEqual([found.height, found.width], item.size, item.name)
             XCTAssertLessThanOrEqual(distance(found.pixels, item.pixels.bytes), item.tolerance, item.name)
             if let scale = item.scale, let content = item.content {
-                let place = letterboxed(picture.size, into: Size(rows: item.size[0], columns: item.size[1]))
+                let place = letterboxed(picture.size, into: PixelSize(rows: item.size[0], columns: item.size[1]))
                 XCTAssertEqual(place.scale, scale)
                 XCTAssertEqual([place.content.rows, place.content.columns], content)
             }

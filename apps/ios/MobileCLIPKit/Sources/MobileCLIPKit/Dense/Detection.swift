@@ -9,7 +9,7 @@ public struct Box: Equatable, Sendable {
     public var isEmpty: Bool { !(right > left && bottom > top) }
     var area: Float { (right - left) * (bottom - top) }
 
-    func scaled(_ across: Float, _ down: Float, clippedTo size: Size) -> Box {
+    func scaled(_ across: Float, _ down: Float, clippedTo size: PixelSize) -> Box {
         func clip(_ value: Float, _ most: Int) -> Float { min(max(value, 0), Float(most)) }
         return Box(
             left: clip(left * across, size.columns), top: clip(top * down, size.rows),
@@ -68,8 +68,8 @@ public struct PointOutputs: Sendable {
     }
 
     /// The objects, best first. The input has 4 h rows and 4 w columns, the picture letterboxed in it.
-    public func objects(original: Size, rule: DetectionRule) -> [Detected] {
-        let input = Size(rows: 4 * protos.rows, columns: 4 * protos.columns)
+    public func objects(original: PixelSize, rule: DetectionRule) -> [Detected] {
+        let input = PixelSize(rows: 4 * protos.rows, columns: 4 * protos.columns)
         let inside = letterboxed(original, into: input).content
         let across = Float(Double(original.columns) / Double(inside.columns))
         let down = Float(Double(original.rows) / Double(inside.rows))
@@ -100,7 +100,7 @@ public struct PointOutputs: Sendable {
     }
 
     /// Pixels whose centre is inside the box and whose logit, sum of coefficient times prototype, is above 0.
-    private func mask(_ point: Int, _ box: Box, _ original: Size, _ inside: Size) -> (Range<Int>, Range<Int>, [Bool]) {
+    private func mask(_ point: Int, _ box: Box, _ original: PixelSize, _ inside: PixelSize) -> (Range<Int>, Range<Int>, [Bool]) {
         let rows = pixels(box.top, box.bottom, original.rows), columns = pixels(box.left, box.right, original.columns)
         func between(_ pixels: Range<Int>, _ some: Int, _ many: Int, _ few: Int) -> Between {
             let step = Double(some) / Double(many)
@@ -137,7 +137,7 @@ public struct RegionOutputs: Sendable {
     }
 
     /// The objects, best first, of a picture that was letterboxed into an input of `size`.
-    public func objects(original: Size, size: Size, rule: DetectionRule) -> [Detected] {
+    public func objects(original: PixelSize, size: PixelSize, rule: DetectionRule) -> [Detected] {
         let inside = letterboxed(original, into: size).content
         let across = Float(Double(original.columns) / Double(inside.columns))
         let down = Float(Double(original.rows) / Double(inside.rows))
@@ -154,7 +154,7 @@ public struct RegionOutputs: Sendable {
     }
 
     /// A border of 0 around the mask, the box enlarged with it, stretched over whole pixels; above 1/2 a pixel belongs.
-    private func pasted(_ row: Int, _ box: Box, _ original: Size) -> (Range<Int>, Range<Int>, [Bool]) {
+    private func pasted(_ row: Int, _ box: Box, _ original: PixelSize) -> (Range<Int>, Range<Int>, [Bool]) {
         let wide = side + 2
         let grow = Float(Double(wide) / Double(side)) * 0.5
         func corners(_ low: Float, _ high: Float) -> (Int, Int) {

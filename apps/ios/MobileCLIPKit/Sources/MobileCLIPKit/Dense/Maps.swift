@@ -59,7 +59,7 @@ public struct Maps: Sendable {
     }
 
     /// Logits -> the best class of each pixel, the first of equal ones; row by row, so that large photos fit in memory.
-    public func labels(_ size: Size) -> [UInt8] {
+    public func labels(_ size: PixelSize) -> [UInt8] {
         let (down, across) = (Between(enlarging: rows, to: size.rows), Between(enlarging: columns, to: size.columns))
         var out = [UInt8](repeating: 0, count: size.rows * size.columns)
         var best = [Float](repeating: 0, count: size.columns), now = best
@@ -78,7 +78,7 @@ public struct Maps: Sendable {
     }
 
     /// Depth -> metres of each pixel.
-    public func metres(_ size: Size) -> [Float] {
+    public func metres(_ size: PixelSize) -> [Float] {
         let (down, across) = (Between(enlarging: rows, to: size.rows), Between(enlarging: columns, to: size.columns))
         var out: [Float] = []
         out.reserveCapacity(size.rows * size.columns)
@@ -92,7 +92,7 @@ public struct Maps: Sendable {
 }
 
 /// Labels [h, w] -> the nearest of each pixel.
-public func nearestLabels(_ labels: [UInt8], from small: Size, to size: Size) -> [UInt8] {
+public func nearestLabels(_ labels: [UInt8], from small: PixelSize, to size: PixelSize) -> [UInt8] {
     func places(_ many: Int, _ few: Int) -> [Int] {
         (0..<many).map { min(Int((Double($0) + 0.5) * Double(few) / Double(many)), few - 1) }
     }

@@ -42,7 +42,7 @@ public struct Subject {
     public let answer: KnownAnswer
     let load: () throws -> Runner
     let wholeRun: ((Runner) throws -> WholeRun)?
-    let picture: Size?
+    let picture: PixelSize?
 
     /// - Parameters:
     ///   - load: from the file to what can run; its time is the load time.
@@ -50,7 +50,7 @@ public struct Subject {
     ///   - picture: that picture's size.
     public init(
         name: String, answer: KnownAnswer, load: @escaping () throws -> Runner,
-        wholeRun: ((Runner) throws -> WholeRun)? = nil, picture: Size? = nil
+        wholeRun: ((Runner) throws -> WholeRun)? = nil, picture: PixelSize? = nil
     ) {
         (self.name, self.answer, self.load) = (name, answer, load)
         (self.wholeRun, self.picture) = (wholeRun, picture)

@@ -32,7 +32,7 @@ public enum Fit: Equatable, Sendable {
 }
 
 /// Rows and columns.
-public struct Size: Equatable, Sendable {
+public struct PixelSize: Equatable, Sendable {
     public let rows: Int
     public let columns: Int
 
@@ -43,20 +43,20 @@ public struct Size: Equatable, Sendable {
 }
 
 /// A letterboxed picture's scale and its place in the input, which is the upper left corner.
-public func letterboxed(_ picture: Size, into size: Size) -> (scale: Double, content: Size) {
+public func letterboxed(_ picture: PixelSize, into size: PixelSize) -> (scale: Double, content: PixelSize) {
     let scale = min(Double(size.rows) / Double(picture.rows), Double(size.columns) / Double(picture.columns))
     func side(_ length: Int, _ most: Int) -> Int { min(max(Int(Double(length) * scale + 0.5), 1), most) }
-    return (scale, Size(rows: side(picture.rows, size.rows), columns: side(picture.columns, size.columns)))
+    return (scale, PixelSize(rows: side(picture.rows, size.rows), columns: side(picture.columns, size.columns)))
 }
 
 extension Picture {
-    public var size: Size { Size(rows: height, columns: width) }
+    public var size: PixelSize { PixelSize(rows: height, columns: width) }
 
     public func fitted(_ fit: Fit) throws -> Picture {
         switch fit {
         case .square(let side, let interpolation): return try square(side, interpolation)
         case .stretch(let rows, let columns): return resized(width: columns, height: rows, .bilinear)
-        case .letterbox(let rows, let columns): return letterbox(Size(rows: rows, columns: columns))
+        case .letterbox(let rows, let columns): return letterbox(PixelSize(rows: rows, columns: columns))
         }
     }
 
@@ -66,7 +66,7 @@ extension Picture {
         guard side * long <= Self.most else {
             throw KitError(.picture, "The picture is far too long for its width. Crop it, or choose another one.")
         }
-        let wanted = width <= height ? Size(rows: long, columns: side) : Size(rows: side, columns: long)
+        let wanted = width <= height ? PixelSize(rows: long, columns: side) : PixelSize(rows: side, columns: long)
         let whole = resized(width: wanted.columns, height: wanted.rows, interpolation)
         func first(_ length: Int) -> Int { Int((Double(length - side) / 2).rounded(.toNearestOrEven)) }
         let (left, top) = (first(whole.width), first(whole.height))
@@ -80,7 +80,7 @@ extension Picture {
     }
 
     /// Ratio kept, in the upper left corner, the rest 0.
-    public func letterbox(_ size: Size) -> Picture {
+    public func letterbox(_ size: PixelSize) -> Picture {
         let inside = letterboxed(self.size, into: size).content
         let whole = resized(width: inside.columns, height: inside.rows, .bilinear)
         var out = [UInt8](repeating: 0, count: 3 * size.rows * size.columns)
