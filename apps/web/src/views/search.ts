@@ -142,7 +142,8 @@ class Search implements View {
       this.photos.push(await store.done(photo, this.context.info.space, embedding, thumbnail));
       this.stale = true;
     } catch (error) {
-      if (!(error instanceof Failed) || error.reason !== "picture") throw error;
+      // of a picture that cannot be taken it is said so, and the others go on; without a model nothing does
+      if (!(error instanceof Failed) || error.reason === "memory" || error.reason === "bundle") throw error;
       await store.failed(photo, error.message);
     }
   }
