@@ -6,7 +6,7 @@
 #     sh tests/kotlin.sh kit        the kit alone, which needs no aapt2
 #     sh tests/kotlin.sh speed      tokens and search on one core
 #
-# The first run downloads some 500 MB into Maven's own folder. Full build, with Gradle: apps/android/README.md.
+# The first run downloads some 800 MB into Maven's own folder. Full build, with Gradle: apps/android/README.md.
 set -eu
 
 cd "$(dirname "$0")/../apps/android"

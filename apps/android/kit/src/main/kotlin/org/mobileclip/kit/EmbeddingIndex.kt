@@ -101,9 +101,13 @@ class EmbeddingIndex(val width: Int, val kind: Kind = Kind.INT8) {
         var below = 0
         while (limit < width && below + counts[limit] < candidates) below += counts[limit++]
         var left = candidates - below
-        return distances.indices
-            .filter { distances[it] < limit || distances[it] == limit && left-- > 0 }
-            .toIntArray()
+        val out = IntArray(minOf(candidates, size))
+        var count = 0
+        for (place in distances.indices) {
+            val distance = distances[place]
+            if (distance < limit || distance == limit && left-- > 0) out[count++] = place
+        }
+        return out.copyOf(count)
     }
 
     private fun add(row: Quantised, signed: FloatArray) {

@@ -91,7 +91,7 @@ fun main() {
     val index = Speed.index(100_000, 512)
     println("search of 100,000 int8 x 512, exact: ${Speed.searching(index, 60)}")
     println(
-        "search of 100,000 int8 x 512, signs first, 1,000 candidates: ${Speed.searching(index, 60) { index.searchCoded(it, 20, 1000) }}"
+        "search of 100,000 int8 x 512, signs first, 200 candidates: ${Speed.searching(index, 60) { index.searchCoded(it, 20, 200) }}"
     )
     println(
         "search of 20,000 fp16 x 512, exact: ${Speed.index(20_000, 512, EmbeddingIndex.Kind.FP16).let { Speed.searching(it, 20) }}"
