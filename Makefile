@@ -33,10 +33,11 @@ ifeq ($(MODEL),)
 endif
 	@test -e $(RUN)/bundle/manifest.json || $(BIN)/mobileclip export $(or $(MODEL),$(RUN)/train/last) --out $(RUN)/bundle
 	$(BIN)/mobileclip verify $(RUN)/bundle --images $(RUN)/scenes/val/images --limit 8
-	$(BIN)/mobileclip bench $(RUN)/bundle --against naive --to executorch-xnnpack onnx --runs 20 --out $(RUN)/results
+	$(BIN)/mobileclip bench $(RUN)/bundle --against naive --to executorch-xnnpack onnx --runs 20 --seconds 1 --out $(RUN)/results
+	$(BIN)/mobileclip report $(RUN)/results --html $(RUN)/latency.html
 	$(BIN)/mobileclip evaluate $(or $(MODEL),$(RUN)/train/last) $(RUN)/bundle --zero-shot $(RUN)/scenes/val --retrieval $(RUN)/scenes/val
 	@echo
-	@echo "Trained in $(RUN)/train, exported to $(RUN)/bundle: the last table is the model before and after export."
+	@echo "Trained in $(RUN)/train, exported to $(RUN)/bundle: the last table is the model before and after export, $(RUN)/latency.html the page of latencies."
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
@@ -48,7 +49,7 @@ lint: install
 
 bench: install
 	@test -e $(BUNDLE)/manifest.json || $(BIN)/mobileclip export seeded:mobileclip_s2 --out $(BUNDLE)
-	$(BIN)/mobileclip bench $(BUNDLE) --against swin-l naive onnx --out benchmarks/results/host
+	$(BIN)/mobileclip bench $(BUNDLE) --against swin-l swin-b vit-b16 naive onnx --to executorch-xnnpack --operators --out benchmarks/results/host
 	$(BIN)/mobileclip report benchmarks/results/host --into README.md
 
 clean:
