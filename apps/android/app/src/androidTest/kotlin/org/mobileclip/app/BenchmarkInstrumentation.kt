@@ -47,7 +47,12 @@ class BenchmarkInstrumentation : Instrumentation() {
     private fun run(): String? {
         val loader = ExecuTorchLoader()
         val tokenizer = Tokenizer.load()
-        val bundle = BundleStore(targetContext).open(tokenizer.sha256)
+        val store = BundleStore(targetContext)
+        val name =
+            arguments.getString("bundle")
+                ?: store.names().firstOrNull()
+                ?: return targetContext.getString(R.string.no_bundle, store.folder.path)
+        val bundle = store.open(name, tokenizer.sha256)
         SelfTest(bundle, loader)
             .run(Engine.TARGET)
             .mapNotNull { it.problem }

@@ -8,7 +8,7 @@ import android.os.Looper
 import java.io.File
 import java.util.concurrent.ExecutorService
 import java.util.concurrent.Executors
-import org.mobileclip.kit.Bundle
+import org.mobileclip.kit.BundleException
 import org.mobileclip.kit.KitException
 import org.mobileclip.kit.Loader
 import org.mobileclip.kit.SelfTest
@@ -24,8 +24,8 @@ sealed interface ModelState {
     /** It cannot be used; the sentence says why. */
     data class Problem(val sentence: String) : ModelState
 
-    /** Memory is short: the smaller form is offered, where there is one. */
-    data class LowMemory(val bundle: Bundle, val offered: Boolean, val left: Long) : ModelState
+    /** Memory is short: `smaller` is offered, where there is one. */
+    data class LowMemory(val chosen: Form, val smaller: Form?, val left: Long) : ModelState
 }
 
 /** Holds the model, and the one thread that it works on. */
@@ -57,34 +57,44 @@ class App : Application() {
         listeners.remove(listener)
     }
 
-    /**
-     * Reads the bundle; without a choice for its large or `small` form memory decides, and the
-     * user.
-     */
-    fun load(small: Boolean? = null) {
+    /** Reads the first bundle and looks at the memory; or what the user chose. */
+    fun load(chosen: Form? = null) {
         (state as? ModelState.Ready)?.engine?.let { old -> worker.execute { old.close() } }
         set(ModelState.Loading(testing = false))
-        worker.execute { post(read(small)) }
+        worker.execute { post(read(chosen)) }
     }
 
-    private fun read(small: Boolean?): ModelState =
+    private fun read(chosen: Form?): ModelState =
         try {
-            val bundle = store.open(tokenizer.sha256)
+            val names = store.names()
+            val form = chosen ?: names.firstOrNull()?.let(::form) ?: throw none()
             val memory = memory()
-            val choice =
-                if (small != null) MemoryChoice.ENOUGH
-                else MemoryChoice.of(bundle, memory.availMem, memory.lowMemory)
-            if (choice == MemoryChoice.ENOUGH) {
-                tested(bundle, small ?: false)
+            if (chosen != null || MemoryChoice.isEnough(form, memory.availMem, memory.lowMemory)) {
+                tested(form)
             } else {
-                ModelState.LowMemory(bundle, choice == MemoryChoice.OFFER, memory.availMem)
+                val others = names.mapNotNull(::usable)
+                ModelState.LowMemory(form, MemoryChoice.smaller(form, others), memory.availMem)
             }
         } catch (error: KitException) {
             ModelState.Problem(error.message.orEmpty())
         }
 
+    private fun form(name: String) = Form(name, store.open(name, tokenizer.sha256))
+
+    /** null of a bundle that is broken: it is not offered. */
+    private fun usable(name: String): Form? =
+        try {
+            form(name)
+        } catch (_: BundleException) {
+            null
+        }
+
+    private fun none() =
+        BundleException(getString(R.string.no_bundle, store.folder.path), "no_manifest")
+
     /** The known answers are compared once for each model, version of the app and system. */
-    private fun tested(bundle: Bundle, small: Boolean): ModelState {
+    private fun tested(form: Form): ModelState {
+        val bundle = form.bundle
         val stamp =
             "${Build.FINGERPRINT} ${packageManager.getPackageInfo(packageName, 0).lastUpdateTime} " +
                 bundle.manifest.artifacts.joinToString(" ") { it.sha256 }
@@ -95,7 +105,7 @@ class App : Application() {
             if (wrong.isNotEmpty()) return ModelState.Problem(wrong.first())
             file.writeText(stamp)
         }
-        val engine = Engine(bundle, tokenizer, loader, small)
+        val engine = Engine(bundle, tokenizer, loader, form.small)
         if (engine.artifacts.isEmpty())
             bundle.artifact(
                 bundle.manifest.artifacts.first().view,

@@ -7,25 +7,32 @@ import org.mobileclip.kit.Bundle
 import org.mobileclip.kit.BundleException
 
 /**
- * The bundle of this installation: the one in the app's assets (`assets/bundle`, which `mobileclip
- * apps install android` fills), copied to files once because the runtime maps files; or one that a
- * developer copied into `folder` by adb, which comes first.
+ * The bundles of this installation: those in the app's assets (`assets/bundles/NAME`, which `mobileclip apps install
+ * android` fills; `NAME-small` has fewer bits), copied to files once because the runtime maps files; and those that a
+ * developer copied into `folder` by adb, which come first.
  */
 class BundleStore(private val context: Context) {
-    /** Where a developer may put a bundle. */
+    /** Where a developer may put bundles, each in a folder of its name. */
     val folder: File
-        get() = File(context.getExternalFilesDir(null) ?: context.filesDir, ASSET)
+        get() = File(context.getExternalFilesDir(null) ?: context.filesDir, ASSETS)
 
     private val installed = File(context.filesDir, "installed")
 
+    /** Names of the bundles, those of `folder` first. */
+    fun names(): List<String> {
+        val own = folder.listFiles { file -> file.isDirectory }.orEmpty().map { it.name }.sorted()
+        return (own + context.assets.list(ASSETS).orEmpty().sorted()).distinct()
+    }
+
     /**
-     * The bundle; its files are compared with their hashes the first time.
+     * A bundle by its name; its files are compared with their hashes the first time.
      *
      * @throws BundleException with a sentence for the user.
      */
-    fun open(tokenizer: String): Bundle {
-        val place = if (folder.isDirectory) folder else install()
-        val checked = File(context.filesDir, "checked")
+    fun open(name: String, tokenizer: String): Bundle {
+        val own = File(folder, name)
+        val place = if (own.isDirectory) own else install(name)
+        val checked = File(context.filesDir, "checked-$name")
         val manifest = File(place, "manifest.json")
         val stamp = "${place.path} ${manifest.lastModified()} ${manifest.length()}"
         val known = checked.isFile && checked.readText() == stamp
@@ -34,19 +41,16 @@ class BundleStore(private val context: Context) {
         }
     }
 
-    /**
-     * Copies the bundle out of the assets, whole or not at all; again after an update of the app.
-     */
-    private fun install(): File {
-        if (context.assets.list(ASSET).isNullOrEmpty()) {
-            throw BundleException(context.getString(R.string.no_bundle, folder.path), "no_manifest")
-        }
-        val place = File(installed, "${updated()}")
+    /** Copies a bundle out of the assets, whole or not at all; again after an update of the app. */
+    private fun install(name: String): File {
+        val all = File(installed, "${updated()}")
+        val place = File(all, name)
         if (place.isDirectory) return place
-        installed.deleteRecursively()
-        val part = File(installed, "partial")
+        installed.listFiles().orEmpty().filter { it != all }.forEach { it.deleteRecursively() }
+        val part = File(all, "$name.partial")
+        part.deleteRecursively()
         try {
-            copy(ASSET, part)
+            copy("$ASSETS/$name", part)
         } catch (error: IOException) {
             part.deleteRecursively()
             throw BundleException(
@@ -63,7 +67,9 @@ class BundleStore(private val context: Context) {
         val inner = context.assets.list(from).orEmpty()
         if (inner.isEmpty()) {
             into.parentFile?.mkdirs()
-            context.assets.open(from).use { input -> into.outputStream().use { input.copyTo(it) } }
+            context.assets.open(from).use { input ->
+                into.outputStream().use { input.copyTo(it) }
+            }
         } else {
             into.mkdirs()
             inner.forEach { copy("$from/$it", File(into, it)) }
@@ -74,6 +80,6 @@ class BundleStore(private val context: Context) {
         context.packageManager.getPackageInfo(context.packageName, 0).lastUpdateTime
 
     private companion object {
-        const val ASSET = "bundle"
+        const val ASSETS = "bundles"
     }
 }

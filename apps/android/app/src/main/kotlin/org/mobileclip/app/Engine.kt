@@ -44,9 +44,14 @@ class Engine(
                 size > CACHED
         }
 
-    /** Whether it has both towers. */
+    /** What embeds pictures: an image tower, or an artifact of several tasks that does that too. */
+    private val embedding: Artifact? =
+        if (artifactOf("image") != null) artifact("image")
+        else artifacts().firstOrNull { it.embeddingPlace >= 0 }
+
+    /** Whether it embeds pictures and texts. */
     val hasTowers: Boolean =
-        bundle.manifest.logitScale != null && TOWERS.all { view -> artifactOf(view) != null }
+        bundle.manifest.logitScale != null && embedding != null && artifactOf("text") != null
 
     /** Width of embeddings. */
     val width: Int
@@ -54,7 +59,7 @@ class Engine(
 
     /** What an index of photos belongs to. */
     val imageHash: String
-        get() = artifact("image").sha256
+        get() = (embedding ?: artifact("image")).sha256
 
     /** Tasks of the dense heads. */
     val tasks: List<String> =
@@ -66,8 +71,14 @@ class Engine(
 
     /** The embedding of an upright picture. */
     @Synchronized
-    fun embed(picture: Picture): FloatArray =
-        artifact("image").let { floats(run(it, imageInput(it, picture)).first()) }
+    fun embed(picture: Picture): FloatArray {
+        val artifact = embedding ?: artifact("image")
+        val rules = bundle.manifest.dense
+        val input =
+            if (artifact.view == "image" || rules == null) imageInput(artifact, picture)
+            else denseInput(artifact, rules, picture)
+        return floats(run(artifact, input)[maxOf(artifact.embeddingPlace, 0)])
+    }
 
     /** The embedding of a text; those of the last texts are kept. */
     @Synchronized
@@ -162,6 +173,10 @@ class Engine(
     fun denseArtifact(): Artifact? =
         if (bundle.manifest.dense == null) null
         else artifacts().firstOrNull { it.view !in TOWERS }?.let { artifact(it.view) }
+
+    /** Which output is the embedding of a picture; -1 where none says so. */
+    private val Artifact.embeddingPlace: Int
+        get() = outputs.indexOfFirst { it.meaning.startsWith("image embedding") }
 
     private fun artifacts() = bundle.manifest.artifacts.filter { it.target == TARGET }
 

@@ -125,31 +125,19 @@ class MainActivity : Activity() {
     private fun lowMemory(state: ModelState.LowMemory): View {
         fun size(bytes: Long) = Formatter.formatShortFileSize(this, bytes)
         val left = size(state.left)
-        val need = size(MemoryChoice.need(state.bundle, small = false))
+        val need = size(state.chosen.need)
+        val smaller = state.smaller
         val sentence =
-            if (state.offered) {
-                getString(
-                    R.string.low_memory_offer,
-                    left,
-                    need,
-                    size(MemoryChoice.need(state.bundle, small = true)),
-                )
+            if (smaller != null) {
+                getString(R.string.low_memory_offer, left, need, size(smaller.need))
             } else {
                 getString(R.string.low_memory_none, left, need)
             }
-        val smaller =
-            if (state.offered) views.button(R.string.use_smaller) { app.load(small = true) }
-            else null
-        val anyway = views.button(R.string.use_anyway) { app.load(small = false) }
-        return views.column(
-            *listOfNotNull(
-                    views.text(getString(R.string.low_memory_title), 22f),
-                    views.text(sentence),
-                    smaller,
-                    anyway,
-                )
-                .toTypedArray()
-        )
+        val offered = smaller?.let { views.button(R.string.use_smaller) { app.load(it) } }
+        val anyway = views.button(R.string.use_anyway) { app.load(state.chosen) }
+        val title = views.text(getString(R.string.low_memory_title), 22f)
+        val shown = listOfNotNull(title, views.text(sentence), offered, anyway)
+        return views.column(*shown.toTypedArray())
     }
 
     override fun onRequestPermissionsResult(

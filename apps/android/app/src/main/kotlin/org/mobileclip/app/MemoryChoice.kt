@@ -2,36 +2,34 @@ package org.mobileclip.app
 
 import org.mobileclip.kit.Bundle
 
-/**
- * Which form of a model is used where memory is short: a bundle may hold a second one with fewer
- * bits.
- */
-enum class MemoryChoice {
-    /** There is enough. */
-    ENOUGH,
+/** A bundle under the name that it is installed under, and which of its artifacts are used. */
+class Form(
+    val name: String,
+    val bundle: Bundle,
+    /** Whether of two artifacts of a view the smaller one is used. */
+    val small: Boolean = false,
+) {
+    /** Twice the artifacts' bytes: weights as the runtime packs them, and activations. */
+    val need: Long =
+        2 *
+            bundle.manifest.artifacts
+                .filter { it.target == Engine.TARGET }
+                .groupBy { it.view }
+                .values
+                .sumOf { all -> if (small) all.minOf { it.bytes } else all.first().bytes }
+}
 
-    /** The smaller form is offered. */
-    OFFER,
+/** Which form of a model is used where memory is short. */
+object MemoryChoice {
+    /** Whether `left` bytes are enough, and the system does not say that memory is low. */
+    fun isEnough(chosen: Form, left: Long, low: Boolean): Boolean = !low && left >= chosen.need
 
-    /** There is none. */
-    NONE;
-
-    companion object {
-        /** Twice the artifacts' bytes: weights as the runtime packs them, and activations. */
-        fun need(bundle: Bundle, small: Boolean): Long =
-            2 *
-                bundle.manifest.artifacts
-                    .filter { it.target == Engine.TARGET }
-                    .groupBy { it.view }
-                    .values
-                    .sumOf { forms -> if (small) forms.minOf { it.bytes } else forms.first().bytes }
-
-        /** `left` bytes, and whether the system says that memory is low. */
-        fun of(bundle: Bundle, left: Long, low: Boolean): MemoryChoice =
-            when {
-                !low && left >= need(bundle, small = false) -> ENOUGH
-                need(bundle, small = true) < need(bundle, small = false) -> OFFER
-                else -> NONE
-            }
+    /** The smallest form of the same model that needs less: in another bundle, or in its own. */
+    fun smaller(chosen: Form, others: List<Form>): Form? {
+        val model = chosen.bundle.manifest.model
+        val forms = others.filter { it.bundle.manifest.model == model }
+        return (forms + forms.map { Form(it.name, it.bundle, small = true) })
+            .filter { it.need in 1 until chosen.need }
+            .minByOrNull { it.need }
     }
 }

@@ -25,8 +25,8 @@ object Installation {
      * ExecuTorch's. `bytes` is what the manifest says of each artifact; with `small` there is a
      * second form of each, of that many.
      */
-    fun install(from: String = "good", bytes: Long? = null, small: Long? = null): File {
-        val folder = BundleStore(app).folder
+    fun install(from: String = "good", name: String = "golden", bytes: Long? = null, small: Long? = null): File {
+        val folder = File(BundleStore(app).folder, name)
         folder.deleteRecursively()
         File(golden, "bundles/$from").copyRecursively(folder)
         val file = File(folder, "manifest.json")

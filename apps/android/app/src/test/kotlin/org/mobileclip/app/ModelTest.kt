@@ -4,8 +4,9 @@ import android.app.ActivityManager
 import java.io.File
 import kotlin.test.assertEquals
 import kotlin.test.assertFailsWith
-import kotlin.test.assertFalse
 import kotlin.test.assertIs
+import kotlin.test.assertNotNull
+import kotlin.test.assertNull
 import kotlin.test.assertTrue
 import org.junit.Test
 import org.junit.runner.RunWith
@@ -128,7 +129,7 @@ class ModelTest {
 
     @Test
     fun `a bundle for another runtime is refused with what it holds`() {
-        File(Installation.golden, "bundles/good").copyRecursively(app.store.folder)
+        File(Installation.golden, "bundles/good").copyRecursively(File(app.store.folder, "golden"))
         assertEquals(
             "This model has no image part for executorch-xnnpack (it has coreml, onnx). Export it with --to executorch-xnnpack.",
             assertIs<ModelState.Problem>(load()).sentence,
@@ -140,25 +141,36 @@ class ModelTest {
         Installation.install(bytes = 70_000_000, small = 20_000_000)
         memory(100_000_000)
         val state = assertIs<ModelState.LowMemory>(load())
-        assertTrue(state.offered)
-        assertEquals(
-            280_000_000L to 80_000_000L,
-            MemoryChoice.need(state.bundle, small = false) to
-                MemoryChoice.need(state.bundle, small = true),
-        )
-        app.load(small = true)
+        val smaller = assertNotNull(state.smaller)
+        assertEquals(280_000_000L to 80_000_000L, state.chosen.need to smaller.need)
+        app.load(smaller)
         Installation.settle()
         assertIs<ModelState.Ready>(app.state)
         memory(1L shl 30, low = true)
-        assertTrue(assertIs<ModelState.LowMemory>(load()).offered)
+        assertNotNull(assertIs<ModelState.LowMemory>(load()).smaller)
         memory(1L shl 30)
         assertIs<ModelState.Ready>(load())
+    }
+
+    @Test
+    fun `a second bundle with fewer bits is offered, unless it is broken`() {
+        Installation.install(name = "s2", bytes = 70_000_000)
+        Installation.install(name = "s2-small", bytes = 20_000_000)
+        memory(100_000_000)
+        val state = assertIs<ModelState.LowMemory>(load())
+        assertEquals("s2" to "s2-small", state.chosen.name to state.smaller?.name)
+        app.load(state.smaller)
+        Installation.settle()
+        val engine = assertIs<ModelState.Ready>(app.state).engine
+        assertEquals("s2-small", engine.bundle.folder.name)
+        Installation.install(from = "missing", name = "s2-small", bytes = 20_000_000)
+        assertNull(assertIs<ModelState.LowMemory>(load()).smaller)
     }
 
     @Test
     fun `where there is no smaller form that is said`() {
         Installation.install(bytes = 140_000_000)
         memory(100_000_000)
-        assertFalse(assertIs<ModelState.LowMemory>(load()).offered)
+        assertNull(assertIs<ModelState.LowMemory>(load()).smaller)
     }
 }

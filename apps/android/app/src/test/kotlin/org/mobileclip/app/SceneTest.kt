@@ -74,7 +74,7 @@ class SceneTest {
         MessageDigest.getInstance("SHA-256").digest(bytes).joinToString("") { "%02x".format(it) }
 
     private fun install() {
-        val folder = app.store.folder.apply { mkdirs() }
+        val folder = File(app.store.folder, "scene").apply { mkdirs() }
         val files = LinkedHashMap<String, String>()
         fun write(name: String, bytes: ByteArray) {
             File(folder, name).apply { parentFile!!.mkdirs() }.writeBytes(bytes)

@@ -107,6 +107,9 @@ class OutputRule internal constructor(fields: Fields) {
     val name: String = fields.text("name")
     val shape: IntArray = fields.shape("shape")
 
+    /** In words; of an embedding of pictures it begins with `image embedding`. */
+    val meaning: String = fields.text("meaning")
+
     /** How it is compared: equal, matched, or null for floats. */
     val compare: String? = fields.optionalText("compare")
 }

@@ -239,7 +239,7 @@ class ProtocolTest {
         val rules =
             (Json.parse("""["boxes", "scores", "labels", "masks"]""") as List<*>).map {
                 OutputRule(
-                    Fields(mapOf("name" to it, "shape" to listOf(1L), "compare" to "matched"))
+                    Fields(mapOf("name" to it, "meaning" to it, "shape" to listOf(1L), "compare" to "matched"))
                 )
             }
         val boxes =
