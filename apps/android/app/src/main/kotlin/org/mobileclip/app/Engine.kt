@@ -49,9 +49,11 @@ class Engine(
         if (artifactOf("image") != null) artifact("image")
         else artifacts().firstOrNull { it.embeddingPlace >= 0 }
 
+    val embedsPictures: Boolean = embedding != null
+
     /** Whether it embeds pictures and texts. */
     val hasTowers: Boolean =
-        bundle.manifest.logitScale != null && embedding != null && artifactOf("text") != null
+        bundle.manifest.logitScale != null && embedsPictures && artifactOf("text") != null
 
     /** Width of embeddings. */
     val width: Int

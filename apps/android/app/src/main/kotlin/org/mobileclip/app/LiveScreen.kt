@@ -203,7 +203,9 @@ class LiveScreen(private val activity: MainActivity) : Screen {
 /** The sentence that says which tower is missing. */
 fun Engine.missing(): String =
     try {
-        listOf("image", "text").forEach { bundle.artifact(it, Engine.TARGET) }
+        (if (embedsPictures) listOf("text") else listOf("image", "text")).forEach {
+            bundle.artifact(it, Engine.TARGET)
+        }
         ""
     } catch (error: KitException) {
         error.message.orEmpty()

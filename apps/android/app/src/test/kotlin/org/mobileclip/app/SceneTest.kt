@@ -17,6 +17,7 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.security.MessageDigest
 import kotlin.test.assertEquals
+import kotlin.test.assertFalse
 import kotlin.test.assertIs
 import kotlin.test.assertNotNull
 import kotlin.test.assertTrue
@@ -25,6 +26,7 @@ import org.junit.runner.RunWith
 import org.mobileclip.kit.FloatTensor
 import org.mobileclip.kit.Json
 import org.mobileclip.kit.Loader
+import org.mobileclip.kit.Picture
 import org.mobileclip.kit.Runner
 import org.mobileclip.kit.Tensor
 import org.robolectric.Robolectric
@@ -34,7 +36,7 @@ import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 
 /**
- * A bundle with two heads: red pixels are class 1 and green ones class 0; depth is 10 times the
+ * A bundle with two heads and an embedding: red pixels are class 1 and green ones class 0; depth is 10 times the
  * blue.
  */
 @RunWith(RobolectricTestRunner::class)
@@ -64,6 +66,7 @@ class SceneTest {
                         intArrayOf(1, 1, side, side),
                         FloatArray(plane) { 10 * values[2 * plane + it] },
                     ),
+                    FloatTensor(intArrayOf(1, 2), floatArrayOf(values[0], values[plane])),
                 )
             }
 
@@ -86,13 +89,14 @@ class SceneTest {
                 .also { b -> values.forEach { b.putFloat(it) } }
                 .array()
         val input = FloatArray(3 * side * side) { (it % 7) / 7f }
-        val (logits, depth) =
+        val (logits, depth, embedding) =
             network.run(listOf(FloatTensor(intArrayOf(1, 3, side, side), input))).map {
                 (it as FloatTensor).values
             }
         write("known/input.bin", floats(input))
         write("known/output.bin", floats(logits))
         write("known/output1.bin", floats(depth))
+        write("known/output2.bin", floats(embedding))
         write(
             "labels.json",
             """{"labels": ["grass", "poppy"], "palette": [[0, 255, 0], [255, 0, 0]]}"""
@@ -158,7 +162,11 @@ class SceneTest {
                             mapOf(
                                 "input" to array("known/input.bin", 1, 3, side, side),
                                 "output" to array("known/output.bin", 1, 2, side, side),
-                                "others" to listOf(array("known/output1.bin", 1, 1, side, side)),
+                                "others" to
+                                    listOf(
+                                        array("known/output1.bin", 1, 1, side, side),
+                                        array("known/output2.bin", 1, 2),
+                                    ),
                             )
                     ),
                 "artifacts" to
@@ -185,6 +193,7 @@ class SceneTest {
                                 listOf(
                                     output("logits", 1, 2, side, side),
                                     output("depth", 1, 1, side, side),
+                                    output("image embedding of the stretched picture", 1, 2),
                                 ),
                             "rewrites" to emptyList<String>(),
                             "delegates" to 1,
@@ -224,6 +233,9 @@ class SceneTest {
         Installation.settle()
         val engine = assertIs<ModelState.Ready>(app.state, "${app.state}").engine
         assertEquals(listOf("segmentation", "depth"), engine.tasks)
+        val green = Picture(2, 2, ByteArray(12) { if (it % 3 == 1) -1 else 0 })
+        assertEquals(listOf(0f, 1f), engine.embed(green).toList()) // the third output, by its meaning
+        assertFalse(engine.hasTowers) // no texts
         fun views() = all(activity.window.decorView)
         fun press(label: Int) =
             views()
@@ -231,10 +243,10 @@ class SceneTest {
                 .first { it.text == activity.getString(label) }
                 .performClick()
         fun texts() = views().filterIsInstance<TextView>().map { it.text.toString() }
-        press(R.string.tab_live) // a model without towers
+        press(R.string.tab_live) // a model without texts
         assertTrue(
             texts().any {
-                "This model has no image part for executorch-xnnpack (it has none)." in it
+                "This model has no text part for executorch-xnnpack (it has none)." in it
             },
             "${texts()}",
         )
