@@ -128,6 +128,12 @@ def percentiles(samples: Sequence[float]) -> dict[str, float]:
     }
 
 
+def added_memory(side: Mapping[str, Any]) -> int | None:
+    """Bytes that a side needs: its peak, less what the process had before the artifact where that was told."""
+    peak, start = side["memory"]["peak_bytes"], side["memory"].get("start_bytes")
+    return None if peak is None else int(peak) - int(start or 0)
+
+
 def model_bench(rounds: Sequence[Sequence[float]]) -> float | None:
     """ModelBench's mean, in ms: of each round of 50 the 10 lowest and 10 highest dropped; None for no whole round."""
     kept = [sorted(times)[MODEL_BENCH_DROPPED:-MODEL_BENCH_DROPPED] for times in rounds if len(times) >= 50]

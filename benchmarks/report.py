@@ -15,6 +15,7 @@ from typing import Any
 
 import mobileclip
 from benchmarks import report_plots as plots
+from benchmarks.protocol import added_memory
 from benchmarks.published import MODEL_BENCH, PUBLISHED, published
 from mobileclip.captions.report.html import Markup, Part, el, page, section, size, table
 from mobileclip.data.arrays import placing
@@ -173,7 +174,7 @@ _HEAD = (
     "ModelBench",
     "published",
     "MB",
-    "peak MB",
+    "memory MB",
     "threads",
     "delegates",
     "run by",
@@ -184,7 +185,7 @@ _HEAD = (
 def _latency(side: Mapping[str, Any], result: Result) -> list[Part]:
     told = published(side.get("model", ""), side.get("view", ""))
     whole, sustained = side["end_to_end"]["ms"], side.get("sustained_ms") or []
-    bench, peak, runtime = side.get("model_bench") or {}, side["memory"]["peak_bytes"], side["runtime"]
+    bench, peak, runtime = side.get("model_bench") or {}, added_memory(side), side["runtime"]
     threads = runtime.get("threads") or result["protocol"]["threads"]
     return [
         side["name"],

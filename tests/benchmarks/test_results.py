@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import report, report_plots, results
 from benchmarks.measure import completed
-from benchmarks.protocol import Plan, checked, filled, in_rounds, model_bench, percentiles
+from benchmarks.protocol import Plan, checked, filled, in_rounds, added_memory, model_bench, percentiles
 from benchmarks.published import PUBLISHED, published
 from mobileclip.config import MODELS
 from mobileclip.errors import MobileClipError
@@ -234,3 +234,9 @@ def test_what_iphones_hand_back_is_in_the_table_and_on_the_page(tmp_path: Path) 
     page = report.write(found, tmp_path / "page.html").read_text()
     assert "compares no outputs" in page, "coremltools' benchmarker proves nothing, and the page says so"
     assert "iPhone" in results.table(found)
+
+
+def test_memory_is_what_the_artifact_adds_where_that_is_known() -> None:
+    assert added_memory({"memory": {"start_bytes": 300, "peak_bytes": 1000}}) == 700
+    assert added_memory({"memory": {"start_bytes": None, "peak_bytes": 1000}}) == 1000
+    assert added_memory({"memory": {"peak_bytes": None}}) is None
