@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import report, report_plots, results
 from benchmarks.measure import completed
-from benchmarks.protocol import Plan, checked, filled, in_rounds, added_memory, model_bench, percentiles
+from benchmarks.protocol import Plan, added_memory, checked, filled, in_rounds, model_bench, percentiles
 from benchmarks.published import PUBLISHED, published
 from mobileclip.config import MODELS
 from mobileclip.errors import MobileClipError
