@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for threads in args.threads:
             result = results.stamp() | {
                 "study": "quantised",
-                "model": args.checkpoint,
+                "model": Path(args.checkpoint).name,
                 "target": target,
                 "precision": args.precision,
                 "threads": threads,
