@@ -23,6 +23,8 @@ from mobileclip.errors import MobileClipError
 
 Result = Mapping[str, Any]
 _DEVICES = {"host": "computer", "android": "Android phone", "iphone": "iPhone", "browser": "browser"}
+FLOATS = 1e-7
+"""Least distance of a cosine from 1 that is drawn; floats are nearer."""
 _WORKS = 24
 """Rows of operators and blocks that are shown of an artifact."""
 
@@ -218,6 +220,8 @@ def _pareto(found: Sequence[Result]) -> list[Part]:
         sides = [side for side, _ in _best([r for r in found if r["device"]["name"] == device]) if side["ms"]]
         sized = [(side["name"], side["ms"]["p50"], side["bytes"] / 1e6) for side in sides]
         near = [(side["name"], side["ms"]["p50"], value) for side in sides if (value := _nearness(side)) is not None]
+        if max((value for _, _, value in near), default=0.0) <= FLOATS:
+            near = []  # nothing but floats: all stand on one line
         drawn = [
             plots.scatter(sized, "p50, ms", "MB", f"size against latency, {device}", lower=True),
             plots.scatter(near, "p50, ms", "1 − cosine", f"distance from floats against latency, {device}", lower=True),
@@ -231,7 +235,7 @@ def _pareto(found: Sequence[Result]) -> list[Part]:
 def _nearness(side: Mapping[str, Any]) -> float | None:
     told = side.get("accuracy") or {}
     value = told.get("cosine_mean", told.get("cosine"))
-    return None if value is None else max(1 - float(value), 1e-9)
+    return None if value is None else max(1 - float(value), FLOATS)
 
 
 def _limits(found: Sequence[Result]) -> list[Part]:
