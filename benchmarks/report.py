@@ -17,6 +17,7 @@ import mobileclip
 from benchmarks import report_plots as plots
 from benchmarks.protocol import added_memory
 from benchmarks.published import MODEL_BENCH, PUBLISHED, published
+from benchmarks.results import delegates_of
 from mobileclip.captions.report.html import Markup, Part, el, page, section, size, table
 from mobileclip.data.arrays import placing
 from mobileclip.errors import MobileClipError
@@ -143,7 +144,7 @@ def _compared(ratio: Mapping[str, Any], result: Result, top: float) -> list[Part
         b["name"],
         ms(b["ms"]["p50"]),
         plots.interval(ratio, top, f"{ratio['value']:.2f} times as fast ({between})"),
-        f"{_counted(a)} / {_counted(b)}",
+        f"{delegates_of(a)} / {delegates_of(b)}",
     ]
 
 
@@ -201,7 +202,7 @@ def _latency(side: Mapping[str, Any], result: Result) -> list[Part]:
         f"{side['bytes'] / 1e6:.1f}",
         f"{peak / 1e6:.0f}" if peak else "–",
         str(threads) if threads else "–",
-        _counted(side),
+        delegates_of(side),
         " ".join(str(part) for part in (runtime["name"], runtime["version"], runtime["provider"]) if part),
         _answer(side["known_answer"]),
     ]
@@ -424,13 +425,6 @@ def _best(found: Sequence[Result]) -> list[tuple[Mapping[str, Any], Result]]:
 def _where(result: Result) -> str:
     threads = result["protocol"]["threads"]
     return f"{result['device']['name']}" + (f", {threads} thread{'s' * (threads != 1)}" if threads else "")
-
-
-def _counted(side: Mapping[str, Any]) -> str:
-    if side.get("delegates") is None:
-        return "–"
-    loose = sum(item["count"] for item in side["loose"] if item["compute"])
-    return f"{side['delegates']}" + (f" + {loose} loose" if loose else "")
 
 
 def ms(value: float | None) -> str:

@@ -117,13 +117,13 @@ def _rows(result: Mapping[str, Any]) -> list[str]:
     if result["state"] == "wrong" or not any(side["steady_ms"] for side in sides):
         return [_line(sides[0]["name"], "–", result, "–", result["problem"] or "nothing was timed")]
     if not result.get("ratios"):
-        return [_line(side["name"], "–", result, _count(side), *_times(side)) for side in sides]
+        return [_line(side["name"], "–", result, delegates_of(side), *_times(side)) for side in sides]
     return [
         _line(
             sides[ratio["a"]]["name"],
             sides[ratio["b"]]["name"],
             result,
-            f"{_count(sides[ratio['a']])} / {_count(sides[ratio['b']])}",
+            f"{delegates_of(sides[ratio['a']])} / {delegates_of(sides[ratio['b']])}",
             *_times(sides[ratio["a"]], sides[ratio["b"]], ratio),
         )
         for ratio in result["ratios"]
@@ -154,7 +154,8 @@ def _ms(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
 
 
-def _count(side: Mapping[str, Any]) -> str:
+def delegates_of(side: Mapping[str, Any]) -> str:
+    """Delegates of a side and the operators outside of them that compute; a dash where there are none to count."""
     if side.get("delegates") is None:
         return "–"
     loose = sum(item["count"] for item in side["loose"] if item["compute"])
