@@ -6,9 +6,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 JOBS ?= 2
 RUN ?= runs/quickstart
-SCENES ?= 10000
 MODEL ?=
-TRAIN ?=
+SET ?=
 BUNDLE ?= runs/s2
 
 .PHONY: install quickstart test lint bench clean
@@ -27,17 +26,7 @@ install: .venv/.installed
 	@touch $@
 
 quickstart: install
-	$(BIN)/mobileclip pack scenes $(RUN)/scenes --count $(SCENES) --size 72 --no-dense
-ifeq ($(MODEL),)
-	$(BIN)/mobileclip train nano-scenes --shards $(RUN)/scenes/train --val $(RUN)/scenes/val --out $(RUN)/train $(TRAIN)
-endif
-	@test -e $(RUN)/bundle/manifest.json || $(BIN)/mobileclip export $(or $(MODEL),$(RUN)/train/last) --out $(RUN)/bundle
-	$(BIN)/mobileclip verify $(RUN)/bundle --images $(RUN)/scenes/val/images --limit 8
-	$(BIN)/mobileclip bench $(RUN)/bundle --against naive --to executorch-xnnpack onnx --runs 20 --seconds 1 --out $(RUN)/results
-	$(BIN)/mobileclip report $(RUN)/results --html $(RUN)/latency.html
-	$(BIN)/mobileclip evaluate $(or $(MODEL),$(RUN)/train/last) $(RUN)/bundle --zero-shot $(RUN)/scenes/val --retrieval $(RUN)/scenes/val
-	@echo
-	@echo "Trained in $(RUN)/train, exported to $(RUN)/bundle: the last table is the model before and after export, $(RUN)/latency.html the page of latencies."
+	$(BIN)/mobileclip build quickstart --out $(RUN) $(if $(strip $(MODEL)$(SET)),--set $(if $(MODEL),model=$(MODEL) segmentation= depth=) $(SET))
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile

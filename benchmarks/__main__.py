@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks import results
+from benchmarks import plan, results, study, summary
 from mobileclip.errors import MobileClipError, UnknownName
 
 STUDIES = (
     "loader",
     "step",
-    "learning",
+    "loop",
+    "scaling",
     "captions_text",
     "captions_images",
     "captions_coca",
     "captions_engine",
     "captions_study",
     "dense_host",
-    "dense_study",
     "compressed",
     "qat",
     "quantised",
@@ -32,12 +32,16 @@ STUDIES = (
     "int8_ablation",
     "int8_coreml",
     "runner_overhead",
+    "study",
+    "journey",
 )
 """Modules of this package with `main(argv) -> int` and `table`."""
 SECTIONS = {
-    "training": ("loader", "step", "learning"),
+    "training": ("loader", "step", "loop"),
+    "scaling": ("scaling",),
+    "plan": ("plan",),
     "captions": ("captions_text", "captions_coca", "captions_study"),
-    "dense": ("dense_host", "dense_study"),
+    "dense": ("dense_host",),
     "quantise": (
         "quantised",
         "quantised_dense",
@@ -48,8 +52,14 @@ SECTIONS = {
         "int8_coreml",
     ),
     "runner": ("runner_overhead",),
+    "study": ("study",),
+    "journey": ("journey",),
+    "study_page": ("study_page",),
+    "summary": ("summary",),
+    "limits": ("limits",),
 }
-"""Part of a Markdown file -> the studies whose tables stand there, between `marks`."""
+"""Part of a Markdown file -> the studies whose tables stand there, between `marks`; `study_page` is all of `study`,
+`summary` and `limits` are of all results (`benchmarks/summary.py`), `plan` is arithmetic (`benchmarks/plan.py`)."""
 
 
 def marks(section: str) -> tuple[str, str]:
@@ -79,23 +89,25 @@ def report(argv: Sequence[str]) -> int:
     """Print the tables of kept results, or put them into a Markdown file."""
     parser = argparse.ArgumentParser(prog="benchmarks report", description=report.__doc__)
     here = Path(__file__).parent / "results"
-    kept = [here / part for part in ("train", "captions", "dense", "quantise", "runner")]
-    parser.add_argument("results", type=Path, nargs="*", default=kept)
+    parser.add_argument("results", type=Path, nargs="*", default=[here])
     parser.add_argument("--into", type=Path, help="Markdown file with the marks")
     args = parser.parse_args(argv)
     found = results.read(args.results)
     tables = {}
-    for study in STUDIES:
-        of_study = [result for result in found if result.get("study") == study]
+    for name in STUDIES:
+        of_study = [result for result in found if result.get("study") == name]
         if of_study:
-            tables[study] = import_module(f"benchmarks.{study}").table(of_study)
+            tables[name] = import_module(f"benchmarks.{name}").table(of_study)
+            if name == "study":
+                tables["study_page"] = study.page(of_study)
+    tables |= {"summary": summary.table(found), "limits": summary.limits(found), "plan": plan.table()}
     if args.into is not None:
         text = args.into.read_text(encoding="utf-8") if args.into.is_file() else ""
         inside = [section for section in SECTIONS if marks(section)[0] in text]
-        for section, studies in SECTIONS.items():
+        for section, names in SECTIONS.items():
             if inside and section not in inside:
                 continue
-            there = [tables[study] for study in studies if study in tables]
+            there = [tables[name] for name in names if name in tables]
             if there:
                 results.insert(args.into, "\n\n".join(there), *marks(section))
     print("\n\n".join(tables.values()))

@@ -18,7 +18,7 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from benchmarks.sides import CACHE as CACHE
+from benchmarks.sides import CACHE
 from export.manifest import Bundle, sha256_of, size_of
 from export.recipe import export
 from export.reference import reference_subject

@@ -18,10 +18,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks import baselines, protocol, results
+from benchmarks import protocol, results
 from benchmarks.browser_page import built
 from benchmarks.browser_server import PageServer, files_of, job_of
 from benchmarks.protocol import Plan, Subject
+from benchmarks.sides import CACHE
 from benchmarks.subjects import subjects_of
 from export.manifest import Bundle
 from mobileclip.errors import MobileClipError
@@ -40,7 +41,7 @@ def serve(
     plan: Plan | None = None,
     out: str | Path | None = None,
     most: int | None = None,
-    cache: Path = baselines.CACHE,
+    cache: Path = CACHE,
     say: Say = print,
 ) -> list[dict[str, Any]]:
     """Serve the page with a bundle's ONNX artifacts until interrupted; what phones hand back.

@@ -98,8 +98,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for result in found:
         head, *body = rows[result["part"]](result)
-        lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
-        parts.append("\n".join(lines))
+        parts.append(results.markdown(head, body))
     return "\n\n".join(parts)
 
 

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks import results
-from benchmarks.loader import _pictures as pictures_of
+from benchmarks.loader import pictures_of
 from benchmarks.timing import ratio_of_medians
 from mobileclip.captions.pictures import alike, cells, phash
 from mobileclip.captions.shard import SIDE

@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import mobileclip
 from benchmarks import results
+from benchmarks.captions_judged import judged
 from mobileclip.captions import engine, plan, tables
 from mobileclip.captions.joined import Joined
-from mobileclip.captions.judge import PARTS
 from mobileclip.captions.plan import Plan
 from mobileclip.captions.recipe import recipe_of
 from mobileclip.captions.uids import write
 from mobileclip.data.pack import pack_shards
-from mobileclip.data.scene_captions import AltNoise, alt_caption
-from mobileclip.data.scenes import layout, write_scenes
+from mobileclip.data.scene_captions import AltNoise
+from mobileclip.data.scenes import write_scenes
 from mobileclip.evaluate import evaluate
 from mobileclip.evaluate.encoder import ModelEncoder
 from mobileclip.recipes import recipe_of as training
@@ -37,8 +36,6 @@ from mobileclip.train import train
 
 NOISE = AltNoise(other_image=0.25, no_content=0.10, file_name=0.07, wrong_shape=0.12, wrong_colour=0.15)
 """Web texts worse than usual, as before any filter: about half of them are wrong."""
-WRONG = {"other_image", "no_content", "file_name", "wrong_shape", "wrong_colour"}
-"""Kinds and faults of a text that make it wrong; one that is merely poor is true."""
 ARMS = ("all", "selected", "random")
 FIGURES = ("shape top1", "image to text R@1", "text to image R@1")
 
@@ -72,15 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def auroc(score: npt.ArrayLike, good: npt.ArrayLike) -> float:
-    """Probability that a good one scores above a bad one, ties counting half (Mann and Whitney 1947)."""
-    values, right = np.asarray(score, np.float64), np.asarray(good, bool)
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    n, m = int(right.sum()), int((~right).sum())
-    return float((ranks[right].sum() - n * (n + 1) / 2) / (n * m))
-
-
 def _scorer(args: argparse.Namespace, work: Path) -> Path:
     corpus = write_scenes(work / "clean", count=args.count, size=72, seed=1_000, dense=False)
     return _train(corpus / "train", "pick(syn_text_quality=1)", 1_000, args.scorer_steps, args, work / "scorer")
@@ -94,7 +82,7 @@ def _one(seed: int, scorer: str, args: argparse.Namespace, work: Path) -> list[d
     asked = plan.plan_of(recipe_of("filter", [f'embed.model="{scorer}"']), corpus / "train", home / "work", threads=1)
     plan.save(asked)
     engine.run(asked, jobs=args.jobs)
-    found = judged(asked, seed, args.count)
+    found = judged(asked, seed, args.count, NOISE)
     joined = Joined.open(home / "work")
     kept = joined.summary()[0]
     write(home / "random.npy", _random(asked, kept, seed))
@@ -120,31 +108,6 @@ def _one(seed: int, scorer: str, args: argparse.Namespace, work: Path) -> list[d
         print({key: value for key, value in row.items() if key != "judge"}, flush=True)
         out.append(row)
     return out
-
-
-def judged(asked: Plan, seed: int, count: int) -> dict[str, Any]:
-    """How well q and its parts tell true texts from wrong ones, and what selection did to the share of wrong ones."""
-    good, q, parts, kept = [], [], [], []
-    for item in asked.shards:
-        rows = tables.read(asked.stem("judge", item.name), ["key", "q_clean", "parts_clean"]).to_pylist()
-        keep = tables.read(asked.stem("select", item.name), ["keep"]).column("keep").to_pylist()
-        for row, one in zip(rows, keep, strict=True):
-            alt = alt_caption(layout(seed, int(row["key"])), noise=NOISE, corpus=count)
-            good.append(alt.kind not in WRONG and not WRONG & set(alt.faults))
-            q.append(row["q_clean"][0])
-            parts.append(row["parts_clean"][0])
-            kept.append(one)
-    right, chosen, terms = np.array(good), np.array(kept), np.array(parts)
-    print(
-        f"seed {seed}: AUROC of q {auroc(q, right):.3f}, wrong {1 - right.mean():.1%} -> {1 - right[chosen].mean():.1%}"
-    )
-    return {
-        "auroc": {"q": auroc(q, right)} | {name: auroc(terms[:, PARTS.index(name)], right) for name in PARTS[:4]},
-        "wrong": float(1 - right.mean()),
-        "wrong_of_kept": float(1 - right[chosen].mean()),
-        "kept": float(chosen.mean()),
-        "kept_of_true": float(chosen[right].mean()),
-    }
 
 
 def _random(asked: Plan, kept: int, seed: int) -> list[str]:

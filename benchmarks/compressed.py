@@ -29,8 +29,9 @@ from export.views import View, make_views
 from mobileclip.checkpoint import load
 from mobileclip.errors import GateFailed, MobileClipError
 from mobileclip.fuse import fuse
+from mobileclip.images import load_images, read_image
 from mobileclip.models import Clip
-from mobileclip.preprocessing import load_images, preprocess, read_image
+from mobileclip.preprocessing import preprocess
 
 FORMS = ("fp16", "w8", "w8p", "w6p", "w4p", "w6pj", "w4pj", "w8a8")
 LEAST_DB = {"w8a8": 25.0}

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import baselines, results
+from benchmarks import results
 from benchmarks.dense_sides import TARGET, Side, answer, floor_ms, lowered, peak_memory, side_of, told
+from benchmarks.sides import CACHE
 from benchmarks.timing import Samples, interleave, ratio_of_medians, timed
 from export.parity import compare, worst
 from export.runtimes import Session, open_artifact, tool_versions
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=int, default=10, help="timed runs of each side")
     parser.add_argument("--warmup", type=int, default=2, help="runs of each side before, and at least a second")
-    parser.add_argument("--cache", type=Path, default=baselines.CACHE, help="folder of lowered models")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of lowered models")
     parser.add_argument("--lower-only", action="store_true", help="fill the cache, measure nothing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "dense", help="folder")
     args = parser.parse_args(argv)

@@ -19,7 +19,7 @@ from export.dense import BundlePredictor
 from export.manifest import Bundle
 from export.pictures import pictures
 from export.runtimes import Session
-from mobileclip.preprocessing import read_image
+from mobileclip.images import read_image
 
 SHARE = 10
 """One end-to-end run for so many forward runs: it is a figure beside, and its parts are long."""

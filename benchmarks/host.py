@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import protocol
+from benchmarks import protocol, results
 from benchmarks.end_to_end import whole
 from benchmarks.protocol import MODEL_BENCH_ROUNDS, MODEL_BENCH_RUNS, Plan, Subject, in_rounds, model_bench
 from benchmarks.timing import alternate, timed
@@ -177,7 +177,7 @@ def memory_of(subject: Subject, threads: int) -> dict[str, int | None]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "input.npy"
         np.save(file, subject.feed)
-        command = [sys.executable, "-m", "benchmarks.peak", str(subject.file), str(file)]
+        command = [sys.executable, "-m", "benchmarks.peak", str(subject.file.absolute()), str(file)]
         command += [subject.entry["target"], str(threads or os.cpu_count() or 1)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     found = json.loads(done.stdout.strip().splitlines()[-1])
@@ -186,19 +186,13 @@ def memory_of(subject: Subject, threads: int) -> dict[str, int | None]:
 
 def about() -> dict[str, Any]:
     """This machine as `device` of a result."""
-    cpu = platform.processor() or platform.machine()
-    info, memory = Path("/proc/cpuinfo"), Path("/proc/meminfo")
-    flags: list[str] = []
-    if info.exists():
-        told = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        told = {key.strip(): value.strip() for key, value in told.items()}
-        cpu = told.get("model name", cpu)
-        flags = [flag for flag in told.get("flags", "").split() if flag.startswith(("avx", "amx", "fma"))]
+    memory = Path("/proc/meminfo")
+    flags = [flag for flag in results.cpuinfo().get("flags", "").split() if flag.startswith(("avx", "amx", "fma"))]
     total = int(memory.read_text().split()[1]) * 1024 if memory.exists() else None
     return {
         "kind": "host",
         "name": f"host, {platform.system()} {platform.machine()}",
-        "model": cpu,
+        "model": results.machine()["cpu"],
         "soc": None,
         "os": platform.platform(),
         "cores": os.cpu_count(),

@@ -36,7 +36,7 @@ from mobileclip.data.batches import rows_of
 from mobileclip.data.corpus import Corpus, corpus
 from mobileclip.data.decode import open_picture
 from mobileclip.data.loader import Loader
-from mobileclip.preprocessing import load_images, read_image
+from mobileclip.images import load_images, read_image
 from mobileclip.tokenizer import encode
 
 _CAPTION = "A {} dog sits beside a wooden fence in the {} light of the afternoon, number {}."
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="cases whose name or size contains this")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    pictures = _pictures(args.photos)
+    pictures = pictures_of(args.photos)
     result: dict[str, Any] = results.stamp() | {
         "study": "loader",
         "tools": {name: version(name) for name in ("torch", "torchvision", "open_clip_torch", "webdataset", "pillow")}
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.only not in f"{case.name} {case.size}":
             continue
         with tempfile.TemporaryDirectory() as folder:
-            _write(Path(folder), case, pictures, args.samples)
+            write_tars(Path(folder), case, pictures, args.samples)
             result["cases"].append(_measure(Path(folder), case, args.batch, args.batches, args.rounds))
         print(_line(result["cases"][-1]), flush=True)
     path = results.write(args.out, "loader", result)
@@ -140,7 +140,7 @@ def _measure(folder: Path, case: Case, batch: int, batches: int, rounds: int) ->
     found = corpus(shards)
     built = (time.process_time() - start) / found.n * 1e6
     count = batch * batches
-    theirs = _open_clip(folder, case.size, batch)
+    theirs = open_clip_input(folder, case.size, batch)
     sides: dict[str, Callable[[int], object]] = {
         "open_clip": lambda turn: [next(theirs) for _ in range(batches)],
         "host": lambda turn: list(map(_nothing, _loader(found, case.size, batch, turn * batches, batches))),
@@ -187,7 +187,7 @@ def _crops(found: Corpus, size: int, batch: int, first: int, batches: int) -> No
             loader._canvas(samples[low : low + 32])
 
 
-def _open_clip(folder: Path, size: int, batch: int) -> Iterator[Any]:
+def open_clip_input(folder: Path, size: int, batch: int) -> Iterator[Any]:
     """open_clip's training input as its trainer makes it, endless, in this process."""
     from functools import partial
 
@@ -275,7 +275,8 @@ def _mean_bytes(found: Corpus) -> float:
     return total / found.n
 
 
-def _pictures(photos: Path | None, count: int = 64) -> list[bytes]:
+def pictures_of(photos: Path | None, count: int = 64) -> list[bytes]:
+    """JPEGs of a folder, or made up."""
     if photos is not None:
         return [path.read_bytes() for path in load_images(photos) if path.suffix.lower() in (".jpg", ".jpeg")]
     generator = np.random.default_rng(0)
@@ -310,7 +311,8 @@ def _caption(number: int) -> str:
     return _CAPTION.format(_WORDS[number % 10], _WORDS[number // 10 % 10], number)
 
 
-def _write(folder: Path, case: Case, pictures: Sequence[bytes], samples: int, shards: int = 2) -> None:
+def write_tars(folder: Path, case: Case, pictures: Sequence[bytes], samples: int, shards: int = 2) -> None:
+    """Tars of a case with captions, as webdataset has them."""
     encoded = [_encoded(content, case) for content in pictures]
     for shard in range(shards):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:

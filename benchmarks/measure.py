@@ -100,7 +100,8 @@ def _measured(
 
             result["roofline"] = roofline.add(result["sides"], subjects, plan.threads)
             if by_operator:
-                operators.add(result["sides"], subjects, plan.threads)
+                views = [roofline.view_of(subject) for subject in subjects]
+                operators.add(result["sides"], subjects, views, plan.threads)
         found.append(protocol.checked(result, f"what the {kind} measured"))
         progress(told(result))
         if out is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import roofline
+from benchmarks import work
 from benchmarks.protocol import Subject
 from export.rewrites import rewrite
 from export.targets import TARGETS
@@ -31,11 +31,17 @@ Event = tuple[str, float]
 """Name of an operator's kind and its time in ms, in the order of a run."""
 
 
-def add(sides: Sequence[dict[str, Any]], subjects: Sequence[Subject], threads: int) -> None:
-    """Put `operators` into sides whose runtime can be profiled here: rows of operator, block, count, ms."""
-    for side, subject in zip(sides, subjects, strict=True):
+def add(
+    sides: Sequence[dict[str, Any]], subjects: Sequence[Subject], views: Sequence[View | None], threads: int
+) -> None:
+    """Put `operators` into sides whose runtime can be profiled here: rows of operator, block, count, ms.
+
+    Args:
+        views: the fused view of each subject, where there is one (`roofline.view_of`).
+    """
+    for side, subject, view in zip(sides, subjects, views, strict=True):
         events = events_of(subject, threads)
-        blocks = places(events, _order(subject))
+        blocks = places(events, _order(subject, view))
         side["operators"] = [
             {"operator": kind, "block": block, "count": count, "ms": ms}
             for (kind, block), (count, ms) in _summed(events, blocks).items()
@@ -72,14 +78,13 @@ def _summed(events: Iterable[Event], blocks: Iterable[str | None]) -> dict[tuple
     return found
 
 
-def _order(subject: Subject) -> list[str]:
+def _order(subject: Subject, view: View | None) -> list[str]:
     """The block of each product of the view as it was lowered."""
-    view = roofline.view_of(subject)
     if view is None:
         return []
     lowered = rewrite(view, TARGETS[subject.entry["target"]].rewrites)
     assert isinstance(lowered, View)
-    return roofline.products_of(lowered)
+    return work.products_of(lowered)
 
 
 def _executorch(subject: Subject, threads: int) -> list[Event]:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from benchmarks import results
-from export.gate_sets import ViewEncoder, measure_set
 from export.gates import LIMITS, judge
 from export.pictures import pictures
 from export.quantise import quantised
@@ -25,7 +24,7 @@ from export.subjects import ClipSubject
 from export.targets import Quantisation
 from mobileclip import load
 from mobileclip.evaluate.encoder import ModelEncoder
-from mobileclip.preprocessing import load_images, read_image
+from mobileclip.images import load_images, read_image
 from mobileclip.recipes import recipe_of
 from mobileclip.train import train
 
@@ -64,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one(source: Path, checkpoint: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The image tower of `source` in int8 against `checkpoint` in floats."""
+    from export.gate_sets import ViewEncoder, measure_set
+
     floats = load(checkpoint)
     subject = ClipSubject(load(source), kinds=("image",))
     fit = pictures(subject.about(), "image")

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 
 import mobileclip
-from benchmarks import baselines, results
-from benchmarks.sides import RUNNABLE
+from benchmarks import results
+from benchmarks.sides import CACHE, RUNNABLE
 from benchmarks.timing import interleave, ratio_of_medians
 from export import export
 from export.manifest import Bundle
 from export.parity import compare
 from export.runtimes import open_artifact, tool_versions
 from export.views import make_views
-from mobileclip.preprocessing import load_images, preprocess, read_image
+from mobileclip.images import load_images, read_image
+from mobileclip.preprocessing import preprocess
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--targets", nargs="+", default=list(RUNNABLE), choices=RUNNABLE)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=int, default=20, help="timed runs of each side")
-    parser.add_argument("--cache", type=Path, default=baselines.CACHE / "quantised", help="folder of the bundles")
+    parser.add_argument("--cache", type=Path, default=CACHE / "quantised", help="folder of the bundles")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "quantise", help="folder")
     args = parser.parse_args(argv)
     found = []

@@ -224,8 +224,8 @@ def _pareto(found: Sequence[Result]) -> list[Part]:
         if max((value for _, _, value in near), default=0.0) <= FLOATS:
             near = []  # nothing but floats: all stand on one line
         drawn = [
-            plots.scatter(sized, "p50, ms", "MB", f"size against latency, {device}", lower=True),
-            plots.scatter(near, "p50, ms", "1 − cosine", f"distance from floats against latency, {device}", lower=True),
+            plots.scatter(sized, "p50, ms", "MB", f"size against latency, {device}"),
+            plots.scatter(near, "p50, ms", "1 − cosine", f"distance from floats against latency, {device}"),
         ]
         shown = [one for one in drawn if one]
         if shown:

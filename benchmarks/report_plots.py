@@ -81,13 +81,11 @@ def strips(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Markup:
     return el("figure", caption, svg)
 
 
-def scatter(points: Sequence[tuple[str, float, float]], x: str, y: str, title: str, *, lower: bool) -> Markup:
+def scatter(points: Sequence[tuple[str, float, float]], x: str, y: str, title: str) -> Markup:
     """Named points on two axes of powers of ten, the Pareto front among them drawn through.
 
-    Args:
-        lower: whether less is better on both axes; nothing is drawn of fewer than two points.
+    Less is better on both axes. Nothing is drawn of fewer than two points.
     """
-    assert lower, "both axes of these plots are better low"
     if len(points) < 2:
         return Markup("")
     wide, tall, left, bottom = 480, 300, 54, 40

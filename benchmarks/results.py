@@ -21,12 +21,17 @@ MAX_RESULT = 64 << 20
 """Largest file that is read, in bytes."""
 
 
-def machine() -> dict[str, Any]:
-    """This machine, as far as it can be told."""
+def cpuinfo() -> dict[str, str]:
+    """What Linux says of its last core; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cpu = names[0] if names else platform.processor() or platform.machine()
+    pairs = (line.partition(":") for line in lines)
+    return {key.strip(): value.strip() for key, sign, value in pairs if sign}
+
+
+def machine() -> dict[str, Any]:
+    """This machine, as far as it can be told."""
+    cpu = cpuinfo().get("model name") or platform.processor() or platform.machine()
     return {"device": "host", "cpu": cpu, "cores": os.cpu_count(), "os": platform.platform(), "thermal": None}
 
 
@@ -63,6 +68,10 @@ def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
     Raises:
         MobileClipError: no result, or one that is broken or of another schema version.
     """
+    paths = list(paths)
+    missing = next((path for path in paths if not path.exists()), None)
+    if missing is not None:
+        raise MobileClipError(f"{missing} does not exist: give files and folders that `mobileclip bench` wrote.")
     files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
     found = [_read(file) for file in files]
     if not found:
@@ -89,6 +98,12 @@ def _read(file: Path) -> dict[str, Any]:
             "measure again."
         )
     return result
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table, or nothing without a line."""
+    rows = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows]) if rows else ""
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:

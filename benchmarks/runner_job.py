@@ -78,12 +78,6 @@ def job_text(subjects: Sequence[Subject], names: Sequence[Names], plan: Plan, *,
     return "\n".join(lines) + "\n"
 
 
-def rule_of(subject: Subject, subjects: Sequence[Subject]) -> Mapping[str, Any]:
-    """The entry that says how a picture becomes the input: a naive export's own says nothing, its rival's holds."""
-    same = [item.entry for item in (subject, *subjects) if item.feed.shape == subject.feed.shape]
-    return next((entry for entry in same if entry.get("inputs")), subject.entry)
-
-
 def fit_of(entry: Mapping[str, Any]) -> str | None:
     """How a picture becomes the input, in the runner's words; None where the manifest's rule is not known here."""
     inputs = entry.get("inputs") or [{}]

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import adbd, android, results
-from benchmarks.baselines import CACHE
 from benchmarks.protocol import Plan, Subject
+from benchmarks.sides import CACHE
 from benchmarks.subjects import subject
 from benchmarks.timing import timed
 from export.manifest import Bundle

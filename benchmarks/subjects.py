@@ -9,9 +9,8 @@ from PIL import Image
 from benchmarks.protocol import Subject
 from benchmarks.sides import ON, DeviceKind, kind_of, model_name
 from export.bundle import answers_of, read_array
-from export.judged import made_gate
 from export.manifest import Bundle
-from export.targets import TARGETS, Kind
+from export.targets import TARGETS, Kind, made_gate
 from export.views import card
 from mobileclip.errors import MobileClipError
 

@@ -1,13 +1,17 @@
 """The parts of a view that may be quantised apart, by name."""
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
-from export.views import View
+if TYPE_CHECKING:
+    from export.views import View
+
 
 _LEAVES = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
 
 
-def blocks_of(view: View) -> dict[str, str]:
+def blocks_of(view: "View") -> dict[str, str]:
     """Block -> path of its module, in the order of the network; every weight is in exactly one block.
 
     A block is what follows a stem or a stage one by one (`stages.2.7`), a layer of a text tower (`layers.3`), or a part

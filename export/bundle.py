@@ -1,4 +1,4 @@
-"""What a bundle holds beside its artifacts: known answers, labels, licences, and the manifest of it all."""
+"""What a bundle holds beside its artifacts: known answers, labels, licences, the card, and the manifest of it all."""
 
 import json
 import shutil
@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from export import manifest
+from export import card, manifest
 from export.targets import Kind
 from export.views import View
 from mobileclip import __version__
-from mobileclip.config import Origin
 
 if TYPE_CHECKING:
     from export.subjects import Subject
@@ -87,42 +86,23 @@ def finish(
         shutil.rmtree(partial / folder, ignore_errors=True)
     words = json.dumps(subject.words(labels), indent=2, ensure_ascii=False)
     (partial / "labels.json").write_text(words + "\n", encoding="utf-8")
-    (partial / "LICENSES").write_text(_licences(subject.origin), encoding="utf-8")
+    whole = {
+        "schema": manifest.SCHEMA_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "generator": {"name": "mobileclip-toolkit", "version": __version__, "tools": dict(tool_versions())},
+        "preset": preset,
+        "recipe": recipe,
+        **subject.about(),
+        "labels": "labels.json",
+        "known_answer": answers,
+        "artifacts": entries,
+    }
+    (partial / card.LICENCES).write_text(card.licences(whole), encoding="utf-8")
+    (partial / card.CARD).write_text(card.card(whole), encoding="utf-8")
     others = [
         item
         for item in sorted(partial.rglob("*"))
         if item.is_file() and item.relative_to(partial).parts[0] not in artifacts
     ]
-    manifest.write(
-        partial,
-        {
-            "schema": manifest.SCHEMA_VERSION,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "generator": {"name": "mobileclip-toolkit", "version": __version__, "tools": dict(tool_versions())},
-            "preset": preset,
-            "recipe": recipe,
-            **subject.about(),
-            "labels": "labels.json",
-            "known_answer": answers,
-            "artifacts": entries,
-            "files": {item.relative_to(partial).as_posix(): manifest.sha256_of(item) for item in others},
-        },
-    )
-
-
-def _licences(origin: Origin | None) -> str:
-    weights = "unknown" if origin is None else origin.licence
-    lines = [
-        "What this bundle may be used for.",
-        "",
-        f"Weights: {weights} (from {origin.source if origin else 'a model in memory'}).",
-    ]
-    if origin is not None and origin.licence_research_only:
-        lines += ["These weights may be used for research only: do not ship this bundle in a product."]
-    lines += [
-        "",
-        "Graph and manifest: made by mobileclip-toolkit (MIT).",
-        "Tokenizer: the merges of OpenAI's CLIP (MIT).",
-        "Runtimes, not contained: ExecuTorch (BSD-3-Clause), onnxruntime (MIT), Core ML (part of Apple's systems).",
-    ]
-    return "\n".join(lines) + "\n"
+    files = {item.relative_to(partial).as_posix(): manifest.sha256_of(item) for item in others}
+    manifest.write(partial, whole | {"files": files})

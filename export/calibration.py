@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mobileclip.errors import DataError, ImageError, MobileClipError
-from mobileclip.preprocessing import load_images, read_image
+from mobileclip.images import load_images, read_image
 
 LEAST, MOST = 8, 128
 """Pictures: fewer say too little of the ranges, so many show them."""

@@ -19,7 +19,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,10 @@ from export.blocks import blocks_of
 from export.palettes import group_of, nearest, palettes
 from export.stored import Integers, Palette, keep
 from export.targets import Quantisation
-from export.views import View
+
+if TYPE_CHECKING:
+    from export.views import View
+
 
 Layer: TypeAlias = nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding
 
@@ -67,7 +70,7 @@ WIDEST = 4096
 
 
 @torch.no_grad()
-def compressed(view: View, quantisation: Quantisation) -> nn.Module:
+def compressed(view: "View", quantisation: Quantisation) -> nn.Module:
     """A copy of `view` whose layers hold the integers and tables that a Core ML package stores (`export.stored`)."""
     small = copy.deepcopy(view)
     chosen: dict[str, Form] = {}
@@ -101,7 +104,7 @@ class Moments:
     rows: int = 0
 
 
-def _moments(view: View, quantisation: Quantisation, chosen: Mapping[str, Form]) -> dict[str, Moments]:
+def _moments(view: "View", quantisation: Quantisation, chosen: Mapping[str, Form]) -> dict[str, Moments]:
     """Second moments of the inputs of every dense layer that is to be compressed; none without inputs."""
     found: dict[str, Moments] = {}
     each = max(64, math.ceil(ROWS / max(1, len(quantisation.inputs))))

@@ -61,13 +61,6 @@ def bundle_predictor(
     return BundlePredictor(bundle, entry, head, score=score, threads=threads)
 
 
-def is_dense_bundle(path: str | Path) -> bool:
-    """Whether a folder is a bundle with heads; reads its manifest alone."""
-    if not (Path(path) / "manifest.json").is_file():
-        return False
-    return bool(Bundle.open(path, hashes=False).manifest.get("dense", {}).get("heads"))
-
-
 class BundlePredictor:
     """One artifact and one head of it as a `Predictor`; made by `bundle_predictor`."""
 

@@ -10,6 +10,7 @@ Legend: K classes, D objects, N places, E embedding, H and W rows and columns of
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from timm.models.fastvit import FastVit
@@ -20,13 +21,16 @@ from export.targets import Kind, Output, Wide, output_of, preset_of
 from export.views import InputSpec, OutputSpec, Statistics, View, card
 from mobileclip.config import Preprocess
 from mobileclip.dense.config import Task
-from mobileclip.dense.model import DenseModel, build
 from mobileclip.errors import MobileClipError
-from mobileclip.models import Clip
 from mobileclip.models.heads.mask_rcnn import MaskRcnn
 from mobileclip.models.heads.static_rcnn import StaticRcnn
 from mobileclip.models.mci import FusedMCi
 from mobileclip.models.twin import twin_of
+
+if TYPE_CHECKING:
+    from mobileclip.dense.model import DenseModel
+    from mobileclip.models import Clip
+
 
 STRETCH = "stretch to {0} rows and {1} columns, bilinear, antialias"
 LETTERBOX = "keep the ratio, at most {0} rows and {1} columns, bilinear, antialias, then pad right and below with 0"
@@ -121,7 +125,7 @@ class AsTuple(nn.Module):
         return tuple(found)
 
 
-def dense_view(model: DenseModel, output: Output = "argmax_quarter", preset: str = "apple") -> View:
+def dense_view(model: "DenseModel", output: Output = "argmax_quarter", preset: str = "apple") -> View:
     """The view of a dense model at its configured size, fused or in training form.
 
     Args:
@@ -140,7 +144,7 @@ def dense_view(model: DenseModel, output: Output = "argmax_quarter", preset: str
 
 
 def multitask_view(
-    clip: Clip, models: Sequence[DenseModel], output: Output = "argmax_quarter", preset: str = "apple"
+    clip: "Clip", models: "Sequence[DenseModel]", output: Output = "argmax_quarter", preset: str = "apple"
 ) -> View:
     """Embedding and heads in one pass; all fused, or all in training form (`require_one_encoder` was asked)."""
     size = checked_size(models[0].config.size)
@@ -156,7 +160,7 @@ def multitask_view(
     return _view("multitask", tower, picture, specs, clip.config.preprocess, wide)
 
 
-def twin_view(model: Clip, size: tuple[int, int] | None = None, preset: str = "apple") -> View:
+def twin_view(model: "Clip", size: tuple[int, int] | None = None, preset: str = "apple") -> View:
     """The image tower pixel by pixel: features [1, E, h, w] whose mean is the image embedding (models/twin.py).
 
     Raises:
@@ -177,28 +181,7 @@ def twin_view(model: Clip, size: tuple[int, int] | None = None, preset: str = "a
     return _view("dense", twin, _picture(names.image[0], size, STRETCH), [spec], pre, "nothing")
 
 
-def at_size(model: DenseModel, size: tuple[int, int] | None) -> DenseModel:
-    """The model for pictures of another size, with the same weights; the model itself where nothing changes.
-
-    Raises:
-        MobileClipError: no multiple of 32, or the encoder is made for one size.
-    """
-    if size is None or tuple(size) == tuple(model.config.size):
-        return model
-    other = build(replace(model.config, size=checked_size(size)))
-    state = {name: value.shape for name, value in model.state_dict().items()}
-    if {name: value.shape for name, value in other.state_dict().items()} != state:
-        rows, columns = model.config.size
-        raise MobileClipError(
-            f"{model.config.name} was made for pictures of {rows} x {columns} and has weights for that size alone: "
-            "export it without a size."
-        )
-    other.load_state_dict(model.state_dict())
-    other.origin = model.origin
-    return other
-
-
-def is_static(model: DenseModel) -> bool:
+def is_static(model: "DenseModel") -> bool:
     """Whether the deployed graph ends with objects (Mask R-CNN), not with what each place says."""
     return isinstance(model.head, MaskRcnn | StaticRcnn)
 
@@ -217,7 +200,7 @@ def checked_size(size: Sequence[int]) -> tuple[int, int]:
     return rows, columns
 
 
-def require_one_encoder(clip: Clip, models: Sequence[DenseModel]) -> None:
+def require_one_encoder(clip: "Clip", models: "Sequence[DenseModel]") -> None:
     """Heads share a pass with the embedding only if they were trained on this very encoder, tensor by tensor.
 
     Raises:
@@ -265,7 +248,7 @@ def _same(value: Tensor, other: Tensor | None) -> bool:
     return other is not None and value.shape == other.shape and torch.equal(value, other)
 
 
-def _ending(model: DenseModel, output: Output) -> tuple[nn.Module, list[OutputSpec], Wide]:
+def _ending(model: "DenseModel", output: Output) -> tuple[nn.Module, list[OutputSpec], Wide]:
     """What follows the head, what it gives, and what of it may not be fp16."""
     task: Task = model.config.task
     labels = len(model.config.labels)

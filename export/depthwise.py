@@ -1,17 +1,15 @@
 """Depthwise convolutions in the forms that XNNPACK has fast kernels for. Exact: only the order of additions changes.
 
-XNNPACK's depthwise kernels (x86 and ARM alike) take up to 25 taps and one output a channel. A 7x7 (49 taps), or two
-outputs a channel, silently becomes a grouped indirect GEMM with groups of one channel, which wastes almost the whole
-vector unit: more than half of MCi2's time. Figures of every form that was tried are in docs/log.md.
+XNNPACK's depthwise kernels (x86 and ARM alike; its src/configs/dwconv-config.c) take up to 25 taps and one output a
+channel. A 7x7 (49 taps), or two outputs a channel, silently becomes a grouped indirect GEMM with groups of one channel,
+which wastes almost the whole vector unit: more than half of MCi2's time. Figures of every form that was tried are in
+docs/log.md.
 """
 
 import torch
 from torch import Tensor, fx, nn
 
 from mobileclip.models.mci import FusedMCi, FusedMciPyramid, SqueezeExcitation
-
-MAX_TAPS = 25
-"""Taps of XNNPACK's largest depthwise kernel (xnnpack/src/configs/dwconv-config.c)."""
 
 LEAST_POSITIONS = 256
 """Outputs of a channel from which on a depthwise convolution is better left in floats (`floats_are_faster`)."""

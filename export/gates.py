@@ -10,7 +10,7 @@ Measuring gives numbers by name and judges nothing; `judge` compares those that 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from export.parity import compare_objects
 from export.runtimes import Session
-from mobileclip.errors import UnknownName
 from mobileclip.evaluate.encoder import finite, unit
 
 Array = npt.NDArray[Any]
@@ -193,21 +192,6 @@ def judge(
         note("slower_low", low, 1.0, "lower", told)
     rest = {name: float(value) for name, value in numbers.items() if name not in _RULES}
     return Verdict(passed=not failures, pictures=pictures, numbers=tuple(judged), failures=tuple(failures), told=rest)
-
-
-def limits_of(precision: str, changes: Mapping[str, float] | None = None) -> Limits:
-    """The limits of a precision with some replaced.
-
-    Raises:
-        UnknownName: no such precision, or no such limit.
-    """
-    if precision not in LIMITS:
-        raise UnknownName("precision with limits", precision, LIMITS)
-    known = {item.name for item in fields(Limits)}
-    for name in changes or {}:
-        if name not in known:
-            raise UnknownName("limit", name, known)
-    return replace(LIMITS[precision], **(changes or {}))
 
 
 # Numbers of arrays

@@ -12,7 +12,7 @@ integer kernels that are worth their error.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -33,7 +33,10 @@ from export.limits import widen
 from export.ranges import FINEST, ActivationRange, Behind
 from export.targets import Quantisation
 from export.text_integers import dynamic
-from export.views import View
+
+if TYPE_CHECKING:
+    from export.views import View
+
 
 ops = torch.ops.aten
 
@@ -61,7 +64,7 @@ class Method:
 BEST = Method()
 
 
-def int8_module(view: View, quantisation: Quantisation, method: Method = BEST) -> nn.Module:
+def int8_module(view: "View", quantisation: Quantisation, method: Method = BEST) -> nn.Module:
     """A graph of `view` with quantise and dequantise nodes; it computes what the artifact does."""
     floats = [path for block, path in blocks_of(view).items() if quantisation.of(block) != "w8a8"]
     if method.equalised:
@@ -79,7 +82,7 @@ def int8_module(view: View, quantisation: Quantisation, method: Method = BEST) -
     return module
 
 
-def _with_biases(view: View) -> View:
+def _with_biases(view: "View") -> "View":
     """A copy where every layer but depthwise ones has a bias, which costs nothing and can take a mean error; the layer
     behind takes that of depthwise ones."""
     view = copy.deepcopy(view)

@@ -14,7 +14,7 @@ from export.parity import Parity, compare_outputs, worst
 from export.pictures import held_apart, pictures
 from export.runtimes import NotHere, Session, open_artifact
 from export.subjects import TEMPLATE, ClipSubject, DenseSubject, kept_subject
-from export.targets import LABELS, MADE, QUANTISED, TARGETS, Gate, Request
+from export.targets import LABELS, QUANTISED, TARGETS, Gate, Request, made_gate
 from export.views import View
 from mobileclip.evaluate.encoder import ModelEncoder
 
@@ -131,12 +131,6 @@ def _on_set(what: Runs, view: View, partial: Path, folder: str) -> tuple[dict[st
         truth = open_set(folder, model.config.task, max_depth=model.config.max_depth)
         return measure_dense(after, predictor(model, "fixed"), truth, limit=MOST_JUDGED)
     return {}, 0
-
-
-def made_gate(told: Mapping[str, Any], target: str, request: str | None) -> Gate:
-    """What an artifact must reach against its own eager module."""
-    precisions = {request, *told.get("blocks", {}).values()}
-    return MADE if "w8a8" in precisions else TARGETS[target].gate
 
 
 def proof_of(entry: Mapping[str, Any]) -> str:

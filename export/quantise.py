@@ -4,13 +4,17 @@ What is written for a runtime is made from this module and judged against it: th
 by the runtime's arithmetic alone.
 """
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from export.targets import FLOATS, Quantisation
-from export.views import View
+
+if TYPE_CHECKING:
+    from export.views import View
 
 
-def quantised(view: View, quantisation: Quantisation) -> nn.Module:
+def quantised(view: "View", quantisation: Quantisation) -> nn.Module:
     """`view` (fused and rewritten) with the numbers of `quantisation`; the view itself stays as it is."""
     precisions = {quantisation.precision, *quantisation.blocks.values()}
     if precisions <= FLOATS:

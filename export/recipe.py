@@ -277,6 +277,7 @@ def _make_all(
             kept.mkdir()
             subject.keep(kept)
         if jobs <= 1 or len(missing) == 1:
+            _deployed_views.cache_clear()  # another export may have worked in a folder of this name
             for job in missing:
                 done[job] = make(job, partial)
                 progress(_told(done[job]))

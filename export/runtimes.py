@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from export import mil
 from mobileclip.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from export import mil
     from export.embedded import Embedded
 
 Array = npt.NDArray[Any]
@@ -127,10 +127,10 @@ class CoreMLSession:
     """A Core ML program in this project's interpreter, every tensor rounded to fp16 as a Neural Engine stores it unless
     the program says that it is wider."""
 
-    program: mil.Program
+    program: "mil.Program"
     embedded: "Embedded | None" = None
     """The ExecuTorch program that the Core ML program is a part of."""
-    audit: mil.Audit | None = None
+    audit: "mil.Audit | None" = None
     fp16: bool = field(init=False)
     runtime: str = field(init=False)
     inputs: tuple[Slot, ...] = field(init=False)
@@ -176,6 +176,8 @@ def open_artifact(path: Path, target: str | None = None, threads: int = 0) -> Se
     if path.suffix == ".onnx":
         return OnnxSession(path, threads)
     if path.suffix == ".mlpackage":
+        from export import mil
+
         return CoreMLSession(mil.Program.load(path))
     if path.suffix == ".pte":
         delegates = set(_delegates(path)) if target is None else {target}

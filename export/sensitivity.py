@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from export.parity import compare_outputs, worst
 from export.runtimes import tool_versions
 from export.targets import Precision
 from export.variants import Answer, Assignment, Variants
-from export.views import View
 from mobileclip.data.remote import default_cache
+
+if TYPE_CHECKING:
+    from export.views import View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class Table:
 
 
 def sensitivities(
-    view: View,
+    view: "View",
     variants: Variants,
     inputs: Sequence[Tensor],
     *,
@@ -117,7 +119,7 @@ def mean_error(answers: Iterable[Answer], references: Sequence[Answer], specs: S
     return float(np.mean([1 - item.cosine for item in found]))
 
 
-def _kept(view: View, variants: Variants, inputs: Sequence[Tensor], key: str) -> Path:
+def _kept(view: "View", variants: Variants, inputs: Sequence[Tensor], key: str) -> Path:
     digest = hashlib.sha256(json.dumps([key, view.kind, variants.options, dict(tool_versions())]).encode())
     for name, tensor in view.state_dict().items():
         digest.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
@@ -128,7 +130,7 @@ def _kept(view: View, variants: Variants, inputs: Sequence[Tensor], key: str) ->
     return default_cache() / "sensitivity" / f"{digest.hexdigest()}.json"
 
 
-def weights_of(view: View) -> dict[str, int]:
+def weights_of(view: "View") -> dict[str, int]:
     """Block -> values of its weights (matrices and kernels, not biases)."""
     return {
         block: sum(p.numel() for p in view.get_submodule(path).parameters() if p.dim() > 1)
@@ -136,7 +138,7 @@ def weights_of(view: View) -> dict[str, int]:
     }
 
 
-def macs_of(view: View) -> dict[str, int]:
+def macs_of(view: "View") -> dict[str, int]:
     """Block -> multiplications of its convolutions and linear layers for the view's example."""
     paths = blocks_of(view)
     found = dict.fromkeys(paths, 0)

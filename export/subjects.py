@@ -6,22 +6,22 @@ folder, `restored` reads them there), and what a manifest says about it.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
+import mobileclip
 from export import dense_views
 from export.targets import Kind, Output
 from export.views import View, make_views
-from mobileclip import checkpoint
 from mobileclip.config import Origin
 from mobileclip.dense import checkpoint as dense_checkpoint
 from mobileclip.dense import host_detection
 from mobileclip.dense.colours import palette
-from mobileclip.dense.model import DenseModel
+from mobileclip.dense.model import DenseModel, build
 from mobileclip.errors import MobileClipError
 from mobileclip.fuse import fuse, is_fused
 from mobileclip.models import Clip
@@ -88,7 +88,7 @@ class ClipSubject:
         return _clip_views(_fused_clip(self.model), self.preset, self.kinds, self.size)
 
     def keep(self, folder: Path) -> None:
-        checkpoint.save(_fused_clip(self.model), folder / "clip")
+        mobileclip.save(_fused_clip(self.model), folder / "clip")
         _note(folder, kind="clip", preset=self.preset, kinds=self.kinds, size=self.size)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -173,7 +173,7 @@ class MultitaskSubject:
         return _multitask_views(_fused_clip(self.clip), heads, self.output, self.preset, self.kinds)
 
     def keep(self, folder: Path) -> None:
-        checkpoint.save(_fused_clip(self.clip), folder / "clip")
+        mobileclip.save(_fused_clip(self.clip), folder / "clip")
         for index, head in enumerate(self.heads):
             dense_checkpoint.save(_fused_dense(head), folder / f"head{index}")
         options = {"preset": self.preset, "output": self.output, "kinds": self.kinds}
@@ -214,15 +214,15 @@ def subject_of(
     """
     if isinstance(model, str | Path):
         dense = dense_checkpoint.is_dense(model)
-        model = dense_checkpoint.load(model) if dense else checkpoint.load(model)
+        model = dense_checkpoint.load(model) if dense else mobileclip.load(model)
     if isinstance(model, DenseModel):
         if heads or views:
             raise MobileClipError(
                 f"{model.config.name} has its head already: give heads and views to a CLIP, not to a dense model."
             )
-        return DenseSubject(dense_views.at_size(model, size), output, preset)
+        return DenseSubject(at_size(model, size), output, preset)
     if heads:
-        found = tuple(dense_views.at_size(_head(head), size) for head in heads)
+        found = tuple(at_size(_head(head), size) for head in heads)
         dense_views.require_one_encoder(model, found)
         return MultitaskSubject(model, found, output, preset, tuple(views) if views is not None else ("text",))
     kinds = tuple(views or CLIP_VIEWS)
@@ -240,15 +240,36 @@ def _head(source: Clip | DenseModel | str | Path) -> DenseModel:
     return source if isinstance(source, DenseModel) else dense_checkpoint.load(source)
 
 
+def at_size(model: DenseModel, size: tuple[int, int] | None) -> DenseModel:
+    """The model for pictures of another size, with the same weights; the model itself where nothing changes.
+
+    Raises:
+        MobileClipError: no multiple of 32, or the encoder is made for one size.
+    """
+    if size is None or tuple(size) == tuple(model.config.size):
+        return model
+    other = build(replace(model.config, size=dense_views.checked_size(size)))
+    state = {name: value.shape for name, value in model.state_dict().items()}
+    if {name: value.shape for name, value in other.state_dict().items()} != state:
+        rows, columns = model.config.size
+        raise MobileClipError(
+            f"{model.config.name} was made for pictures of {rows} x {columns} and has weights for that size alone: "
+            "export it without a size."
+        )
+    other.load_state_dict(model.state_dict())
+    other.origin = model.origin
+    return other
+
+
 def kept_subject(folder: Path) -> Subject:
     """What a subject kept in `folder`, fused."""
     note = json.loads((folder / "subject.json").read_text())
     size = None if note.get("size") is None else (int(note["size"][0]), int(note["size"][1]))
     if note["kind"] == "clip":
-        return ClipSubject(checkpoint.load(folder / "clip"), note["preset"], tuple(note["kinds"]), size)
+        return ClipSubject(mobileclip.load(folder / "clip"), note["preset"], tuple(note["kinds"]), size)
     if note["kind"] == "dense":
         return DenseSubject(dense_checkpoint.load(folder / "dense"), note["output"], note["preset"])
-    clip = checkpoint.load(folder / "clip")
+    clip = mobileclip.load(folder / "clip")
     heads = tuple(dense_checkpoint.load(folder / f"head{index}") for index in range(note["heads"]))
     return MultitaskSubject(clip, heads, note["output"], note["preset"], tuple(note["kinds"]))
 

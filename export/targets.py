@@ -6,7 +6,7 @@ A new target is one entry here and one function in a `to_*.py`; a new preset is 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mobileclip.errors import MobileClipError, UnknownName
 
@@ -259,3 +259,9 @@ def held(target: Target) -> tuple[Request, ...]:
 def searched(target: Target) -> tuple[Precision, ...]:
     """What a search may give a block of a target, the cheapest first; floats are always among it."""
     return tuple(item for item in ("w4p", "w6p", "w8") if item in target.quantised) or target.quantised
+
+
+def made_gate(told: Mapping[str, Any], target: str, request: str | None) -> Gate:
+    """What an artifact must reach against its own eager module."""
+    precisions = {request, *told.get("blocks", {}).values()}
+    return MADE if "w8a8" in precisions else TARGETS[target].gate

@@ -10,6 +10,7 @@ attention's own products stay in floats.
 
 import copy
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,10 +21,12 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 
 from export.blocks import blocks_of
 from export.targets import FLOATS, Quantisation
-from export.views import View
+
+if TYPE_CHECKING:
+    from export.views import View
 
 
-def int8_text_module(view: View, quantisation: Quantisation) -> nn.Module:
+def int8_text_module(view: "View", quantisation: Quantisation) -> nn.Module:
     """A graph of `view` (a text tower, fused and rewritten) that computes what the artifact does; `view` stays."""
     view, floats = copy.deepcopy(view), []
     for block, path in blocks_of(view).items():
@@ -128,7 +131,7 @@ _WEIGHTS = QuantizationSpec(
 )
 
 
-def _replace(view: View, path: str) -> None:
+def _replace(view: "View", path: str) -> None:
     """What `Dynamic` cannot see in the module at `path`: embeddings, and linear layers written as convolutions."""
     for name, module in list(view.get_submodule(path).named_modules()):
         place = f"{path}.{name}".strip(".")

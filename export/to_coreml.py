@@ -5,8 +5,13 @@ declared in the package, exact for models without statistics and folded into the
 
 What a view may not compute in fp16 (`View.wide`) stays in fp32, which Core ML runs on the GPU or the CPU: the argmax of
 a segmentation, and of a detector that holds its suppression everything that says where boxes are and which are kept.
+
+The same view is the same bytes (`settle`): coremltools itself dates a package, draws the names of its items by chance,
+and writes the maps of its protobuf in any order.
 """
 
+import json
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ from export.mil_package import open_package
 from export.stored import Palette, teach_coremltools
 from export.targets import Wide, preset_of
 from export.views import View
+from mobileclip.digests import sha256_of
 
 _BRANCHES = frozenset({"conv", "conv_transpose", "linear", "matmul", "relu"})
 """Operators of box and mask branches, which are most of the work and hold no coordinates in what they give."""
@@ -48,6 +54,29 @@ def lower(view: View, path: Path, preset: str, module: nn.Module | None = None) 
     )
     package.short_description = f"{view.kind} view; the manifest beside this package tells the rest"
     package.save(str(path))
+    settle(path)
+
+
+def settle(package: Path) -> None:
+    """Write a package that coremltools saved anew, so that the same program is always the same bytes.
+
+    The date of conversion goes, maps are written in the order of their keys, and items are named by what they hold:
+    `Manifest.json` wants names that are unlike each other inside of the package, and nothing refers to them elsewhere.
+
+    Raises:
+        ArtifactError: it is no package.
+    """
+    spec = open_package(package).spec
+    spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
+    file = package / "Manifest.json"
+    manifest = json.loads(file.read_text())
+    items = manifest["itemInfoEntries"]
+    inside = {name: package / "Data" / item["path"] for name, item in items.items()}
+    inside[manifest["rootModelIdentifier"]].write_bytes(spec.SerializeToString(deterministic=True))
+    names = {name: str(uuid.uuid5(uuid.NAMESPACE_OID, sha256_of(path))) for name, path in inside.items()}
+    manifest["itemInfoEntries"] = {names[name]: item for name, item in items.items()}
+    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
+    file.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
 
 
 def oldest_ios(of: nn.Module | Path | None, otherwise: str = "iOS15") -> str:

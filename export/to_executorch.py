@@ -3,8 +3,14 @@
 The calls are explicit, not ExecuTorch's recipes: those leave out the transform passes without which XNNPACK gets more
 partitions. `Delegation` tells how much of the graph the delegate took and what stayed outside. Fp16 delegates are not
 given the argmax of a segmentation; ExecuTorch's own kernel computes it in fp32 behind them.
+
+The same view is the same bytes, also for the Core ML delegate, which itself draws the name of a model by chance
+(`_settle`).
 """
 
+import json
+import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +22,7 @@ from torch import Tensor, nn
 from export.keys import short_keys
 from export.targets import precision_of, preset_of
 from export.views import View
+from mobileclip.digests import sha256_of
 
 # Operators that a delegate leaves outside although nothing is computed in them, and why.
 _HARMLESS = {
@@ -94,8 +101,52 @@ def _lower(module: nn.Module, example: Tensor, path: Path, partitioners: Sequenc
     program = torch.export.export(module, (example,))
     edge = to_edge_transform_and_lower(program, partitioner=list(partitioners), transform_passes=passes)
     found = delegation_of(edge)
+    _settle(edge.exported_program().graph_module)
     path.write_bytes(edge.to_executorch().buffer)
     return found
+
+
+def _settle(graph: nn.Module) -> None:
+    """Put delegates in the place of Core ML's that are the same bytes for the same program."""
+    from executorch.exir.lowered_backend_module import LoweredBackendModule
+
+    for name, part in list(graph.named_children()):
+        if isinstance(part, LoweredBackendModule) and part.backend_id == "CoreMLBackend":
+            content = settled(part.processed_bytes)
+            anew = LoweredBackendModule(
+                part.original_module, part.backend_id, content, part.compile_specs, part.named_data_store_output
+            )
+            anew.meta = part.meta
+            setattr(graph, name, anew)
+
+
+def settled(content: bytes) -> bytes:
+    """What a Core ML delegate holds, a folder of a package and of JSON about it, with the package settled.
+
+    The delegate keeps compiled models by their identifier, so that is the package's hash: another model has another.
+    The order of the files inside follows the folder's own, which is that of their making or of a hash in a file system.
+    """
+    from executorch.backends.apple.coreml import executorchcoreml
+
+    from export.to_coreml import settle
+
+    with tempfile.TemporaryDirectory() as given, tempfile.TemporaryDirectory() as made:
+        executorchcoreml.unflatten_directory_contents(content, given)
+        (source,) = Path(given).iterdir()
+        package = source / "model.mlpackage"
+        settle(package)
+        about = json.loads((source / "metadata.json").read_text())
+        about["identifier"] = f"executorch_{uuid.uuid5(uuid.NAMESPACE_OID, sha256_of(package))}"
+        (source / "metadata.json").write_text(json.dumps(about))
+        target = Path(made) / source.name
+        for path in (source, *sorted(source.rglob("*"))):
+            place = target / path.relative_to(source)
+            if path.is_dir():
+                place.mkdir()
+            else:
+                path.rename(place)
+        flat: bytes = executorchcoreml.flatten_directory_contents(str(target))
+    return flat
 
 
 def delegation_of(edge: Any) -> Delegation:

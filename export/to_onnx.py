@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,6 +17,9 @@ from export.views import View
 
 OPSET = 20
 """First opset with Gelu; what the Core ML and NNAPI providers of onnxruntime want at least."""
+MIDDLE = 128
+"""Zero point of weights without sign. onnxruntime adds pairs of products of signed ones in 16 bits on x86 without VNNI,
+and saturates; of unsigned ones it adds in 32 bits everywhere."""
 
 
 def lower(view: View, path: Path, preset: str, module: nn.Module | None = None) -> None:
@@ -81,8 +85,10 @@ def _integer_products(model: Any) -> None:
         return op.MatMul(op.DequantizeLinear(x, scale, zero), wide)
 
     def product(op: Any, x: Any, scale: Any, zero: Any, weight: Any, steps: Any, zeros: Any) -> Any:
-        turned = ir.tensor(weight.const_value.numpy().T.copy(), name=f"{weight.name}_turned")
-        total = op.MatMulInteger(x, op.initializer(turned), zero)
+        unsigned = (weight.const_value.numpy().T.astype(np.int16) + MIDDLE).astype(np.uint8)
+        turned = op.initializer(ir.tensor(unsigned, name=f"{weight.name}_turned"))
+        middle = op.initializer(ir.tensor(np.uint8(MIDDLE), name=f"{weight.name}_middle"))
+        total = op.MatMulInteger(x, turned, zero, middle)
         return op.Mul(op.Cast(total, to=ir.DataType.FLOAT), op.Mul(scale, steps))
 
     def of_its_own_range(context: Any, x: Any, weight: Any, **_: Any) -> bool:

@@ -9,7 +9,7 @@ chosen is quantised and judged once more, as a whole.
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 import torch
@@ -19,7 +19,10 @@ from export.blocks import blocks_of
 from export.compress import Layer
 from export.quantise import quantised
 from export.targets import FLOATS, Precision, Quantisation
-from export.views import View
+
+if TYPE_CHECKING:
+    from export.views import View
+
 
 Answer = list[npt.NDArray[Any]]
 Assignment = Mapping[str, Precision]
@@ -47,7 +50,7 @@ _MOVES = frozenset({"flatten", "reshape", "view", "transpose", "permute", "slice
 class Integers:
     """A view in 8 bits, any blocks of it back in floats."""
 
-    def __init__(self, view: View, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, view: "View", inputs: Sequence[Tensor]) -> None:
         self.options: tuple[Precision, ...] = ("w8a8", "fp32")
         self._view, self._inputs = view, inputs
 
@@ -71,7 +74,7 @@ class _Partly(fx.Interpreter):
 
     floats: frozenset[str] = frozenset()
 
-    def __init__(self, module: fx.GraphModule, view: View) -> None:
+    def __init__(self, module: fx.GraphModule, view: "View") -> None:
         super().__init__(module)
         self._paths = blocks_of(view)
         self._raw: dict[str, tuple[frozenset[str], Tensor | None]] = {}
@@ -131,7 +134,7 @@ def _kind(node: fx.Node) -> str:
 class Weights:
     """A view with compressed weights, each block at its own precision."""
 
-    def __init__(self, view: View, options: Sequence[Precision], inputs: Sequence[Tensor] = ()) -> None:
+    def __init__(self, view: "View", options: Sequence[Precision], inputs: Sequence[Tensor] = ()) -> None:
         self.options: tuple[Precision, ...] = (*options, "fp16")
         self._view = copy.deepcopy(view)
         self._paths = blocks_of(view)

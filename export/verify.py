@@ -17,17 +17,17 @@ import torch
 
 from export import mil
 from export.bundle import answers_of, read_array
-from export.judged import made_gate
 from export.manifest import Bundle
 from export.parity import Parity, compare_outputs, mean
 from export.pictures import pictures
 from export.reference import Source, reference_views
 from export.runtimes import CoreMLSession, NotHere, Session, Slot, open_artifact
-from export.targets import FP16, QUANTISED, TARGETS, Gate, Kind
+from export.targets import FP16, QUANTISED, TARGETS, Gate, Kind, made_gate
 from export.views import View, card
 from mobileclip.config import Preprocess
 from mobileclip.errors import ArtifactError, BundleError, MobileClipError
-from mobileclip.preprocessing import load_images, preprocess, read_image
+from mobileclip.images import load_images, read_image
+from mobileclip.preprocessing import preprocess
 from mobileclip.tokenizer import CONTEXT, tokenize
 
 Array = npt.NDArray[Any]

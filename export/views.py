@@ -11,7 +11,7 @@ input gives another embedding, because MobileCLIP's text towers attend to the pa
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import torch
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from export.targets import Kind, Preset, Wide, preset_of
 from mobileclip.config import Preprocess
-from mobileclip.models import Clip
 from mobileclip.tokenizer import tokenize
+
+if TYPE_CHECKING:
+    from mobileclip.models import Clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ class UnitLength(nn.Module):
         return x * float(x.shape[-1] ** -0.5)
 
 
-def make_views(model: Clip, preset: str = "apple") -> dict[Kind, View]:
+def make_views(model: "Clip", preset: str = "apple") -> dict[Kind, View]:
     """The views of a model: `image`, and `text` where it has a text tower.
 
     Of a fused model they are what is deployed; of a model in training form, what artifacts are compared with.
@@ -138,7 +140,7 @@ def make_views(model: Clip, preset: str = "apple") -> dict[Kind, View]:
     return views
 
 
-def _output(model: Clip, name: str, kind: Kind, preset: Preset) -> OutputSpec:
+def _output(model: "Clip", name: str, kind: Kind, preset: Preset) -> OutputSpec:
     return OutputSpec(
         name=name,
         shape=(1, model.config.embed_dim),
@@ -148,7 +150,7 @@ def _output(model: Clip, name: str, kind: Kind, preset: Preset) -> OutputSpec:
     )
 
 
-def _image_view(model: Clip, preset: Preset) -> View:
+def _image_view(model: "Clip", preset: Preset) -> View:
     pre = model.config.preprocess
     spec = InputSpec(
         name=preset.image[0],
@@ -166,7 +168,7 @@ def _image_view(model: Clip, preset: Preset) -> View:
     return view.eval().requires_grad_(False)
 
 
-def _text_view(model: Clip, preset: Preset) -> View:
+def _text_view(model: "Clip", preset: Preset) -> View:
     assert model.config.text is not None
     assert model.text is not None
     context = model.config.text.context

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mobileclip.preprocessing import preprocess as preprocess
     from mobileclip.tokenizer import tokenize as tokenize
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 _HOME = {
     "MobileClipError": "errors",

@@ -26,12 +26,12 @@ from typing import Any
 from torch import Tensor
 
 from mobileclip import checkpoint_keys as keys
-from mobileclip.checkpoint_build import empty, fill, require_finite, some
+from mobileclip.checkpoint_build import empty, fill, require_finite
 from mobileclip.checkpoint_config import OWN, UNKNOWN, config_in, document_of, require_document
 from mobileclip.checkpoint_files import SUFFIXES, as_json, placing, read_json, read_weights, sha256_of, write_weights
 from mobileclip.checkpoint_keys import FORMS, Sizes
 from mobileclip.config import MODELS, ModelConfig, Origin, config_of
-from mobileclip.errors import CheckpointError, OutputError, UnknownName
+from mobileclip.errors import CheckpointError, OutputError, UnknownName, some
 from mobileclip.fuse import FUSED
 from mobileclip.models import Clip, create
 from mobileclip.models.text import MctText

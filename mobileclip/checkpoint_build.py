@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from mobileclip import checkpoint_keys as keys
 from mobileclip.config import ModelConfig
-from mobileclip.errors import CheckpointError
+from mobileclip.errors import CheckpointError, some
 from mobileclip.fuse import fuse
 from mobileclip.models import Clip, build
 from mobileclip.models.text import KERNEL, MctText
@@ -141,12 +141,6 @@ def require_finite(name: str, value: Tensor, where: str) -> None:
         return
     if not bool(torch.isfinite(value).all()):  # large values may overflow the sum and be finite
         raise CheckpointError(f"{where} has a value that is not finite in {name}: take an earlier or undamaged one.")
-
-
-def some(names: Iterable[str]) -> str:
-    """The first three of `names`, shortened, with dots if there are more."""
-    shown = [str(name)[:100] for name in names]
-    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
 
 
 def _copy(place: Tensor, value: Tensor, label: str, where: str) -> None:

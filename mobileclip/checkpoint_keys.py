@@ -96,6 +96,7 @@ ARCHITECTURES: Mapping[str, tuple[str, tuple[int, ...], int]] = {
     "fastvit_mci3": ("FastViT", (2, 12, 24, 4, 2), 96),
     "fastvit_mci4": ("FastViT", (2, 12, 24, 4, 4), 128),
     "vit_base_mci_224": ("ViT", (12,), 768),
+    "vit_tiny_patch16_224": ("ViT", (12,), 192),
     "swin_tiny_patch4_window7_224": ("Swin", (2, 2, 6, 2), 96),
     "swin_base_patch4_window7_224": ("Swin", (2, 2, 18, 2), 128),
     "swin_large_patch4_window7_224": ("Swin", (2, 2, 18, 2), 192),

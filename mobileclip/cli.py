@@ -11,10 +11,11 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import subcommand
 
-from mobileclip import __version__
+from mobileclip import versions
 from mobileclip.errors import GateFailed, MobileClipError
 from mobileclip.verbs.apps import Apps
 from mobileclip.verbs.bench import Bench
+from mobileclip.verbs.build import Build
 from mobileclip.verbs.captions import Captions
 from mobileclip.verbs.evaluate import Evaluate
 from mobileclip.verbs.export import Export
@@ -41,15 +42,15 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations of a Union's members
     Annotated[Bench, subcommand("bench")],
     Annotated[Report, subcommand("report")],
     Annotated[Apps, subcommand("apps")],
+    Annotated[Build, subcommand("build")],
 ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if args == ["--version"]:
-        print(f"mobileclip {__version__}")
-        return 0
+    if "--version" in args and set(args) <= {"--version", "--json"}:
+        return versions.main(as_json="--json" in args)
     verb: Any = tyro.cli(
         Verb,
         prog="mobileclip",
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args=args or ["--help"],
     )
     try:
+        versions.require(type(verb).__name__.lower())
         code: int = verb.run()
     except MobileClipError as error:
         print(f"mobileclip {type(verb).__name__.lower()}: {error}", file=sys.stderr)

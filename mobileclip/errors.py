@@ -75,3 +75,9 @@ class MissingExtra(MobileClipError):
 
 class GateFailed(Exception):
     """An artifact was written and run, and does not agree with its reference."""
+
+
+def some(names: Iterable[object], count: int = 3) -> str:
+    """The first names for a message, each shortened: a foreign file may hold long ones; with dots if there are more."""
+    shown = [str(name)[:100] for name in names]
+    return ", ".join(shown[:count]) + (", ..." if len(shown) > count else "")

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mobileclip.errors import MobileClipError
-from mobileclip.models import Clip
+from mobileclip.models.clip import Clip
 from mobileclip.models.mci import FusedMCi
 from mobileclip.models.swin import FusedSwin
 from mobileclip.models.text import FusedText, MctText

@@ -22,20 +22,19 @@ from mobileclip.distributed import rank, total, world
 from mobileclip.errors import Diverged
 from mobileclip.loop import Figures
 from mobileclip.losses import Features, Objective, objective
-from mobileclip.models import Clip
 from mobileclip.models.training import quicken
-from mobileclip.qat import follow as follow_ranges
 from mobileclip.recipes import Recipe
 
 if TYPE_CHECKING:
     from mobileclip.data.batches import Batch
     from mobileclip.live_teachers import LiveTeachers
+    from mobileclip.models import Clip
 
 
 class Trainee(nn.Module):
     """The towers and the scalars of the loss behind one forward, which is what DDP and FSDP wrap."""
 
-    def __init__(self, clip: Clip, *, sigmoid: bool) -> None:
+    def __init__(self, clip: "Clip", *, sigmoid: bool) -> None:
         super().__init__()
         self.clip = clip
         # SigLIP (Zhai et al., 2023), section 3.1: factor 10 and bias -10 at the start
@@ -62,7 +61,7 @@ class Stepper:
 
     def __init__(
         self,
-        clip: Clip,
+        clip: "Clip",
         recipe: Recipe,
         device: torch.device,
         *,
@@ -152,6 +151,8 @@ class Stepper:
                 nn.utils.clip_grads_with_norm_(some, self.recipe.clip, norm)
         self.optimiser.step()
         if self.recipe.qat:
+            from mobileclip.qat import follow as follow_ranges
+
             follow_ranges(self.trainee)
         with torch.no_grad():
             self.clip.logit_scale.clamp_(0, math.log(self.recipe.max_logit_scale))

@@ -41,14 +41,64 @@ def test_imports_point_one_way(path: Path) -> None:
     assert not any(name.startswith(COMMAND) for name in imports(path))
 
 
-def test_no_cycles_and_short_chains() -> None:
+def chains() -> dict[str, tuple[str, ...]]:
+    """Module -> the longest chain of imports, at module level, that begins at it."""
     graph = {module_of(path): imports(path, top_level=True) - {module_of(path)} for path in FILES}
+    found: dict[str, tuple[str, ...]] = {}
 
-    def depth(name: str, seen: tuple[str, ...] = ()) -> int:
-        assert name not in seen, f"cycle: {' -> '.join([*seen, name])}"
-        return 1 + max((depth(other, (*seen, name)) for other in graph[name] if other not in PACKAGES), default=0)
+    def chain(name: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
+        assert name not in above, f"cycle: {' -> '.join([*above, name])}"
+        if name not in found:
+            below = (chain(other, (*above, name)) for other in sorted(graph[name]) if other not in PACKAGES)
+            found[name] = (name, *max(below, key=len, default=()))
+        return found[name]
 
-    assert max(depth(name) for name in graph) <= 11
+    for name in sorted(graph):
+        chain(name)
+    return found
+
+
+def functions(path: Path) -> list[tuple[int, str, bool]]:
+    """(lines without the docstring, name, whether all of it has hints) of each function of a file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        first = node.body[0]
+        told = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and ast.get_docstring(node)
+        said = (first.end_lineno or 0) - first.lineno + 1 if told else 0
+        args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+        hinted = all(arg is None or arg.annotation or arg.arg in ("self", "cls") for arg in args)
+        lines = (node.end_lineno or 0) - node.lineno + 1 - said
+        found.append((lines, f"{path.relative_to(ROOT)}:{node.name}", hinted and node.returns is not None))
+    return found
+
+
+LONG = {
+    "export/mil_ops.py": "a table of operators, one function each",
+    "export/mil_layers.py": "a table of operators, one function each",
+}
+"""Files beyond the limit, and why they are read well all the same."""
+
+
+def test_one_person_can_hold_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """style.md's figures: chains of 8, no cycles, files of about 400 lines, functions of about 60, hints everywhere."""
+    longest = max(chains().values(), key=len)
+    files = sorted(((len(path.read_text().splitlines()), str(path.relative_to(ROOT))) for path in FILES), reverse=True)
+    found = sorted((one for path in FILES for one in functions(path)), reverse=True)
+    tests = sum(len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py"))
+    lines = sum(count for count, _ in files)
+    hinted = sum(ok for *_, ok in found)
+    with capsys.disabled():
+        print(f"\n{len(FILES)} files, {lines:,} lines, {len(found):,} functions; {tests / lines:.2f} of tests a line")
+        print(f"longest import chain, {len(longest)}: {' -> '.join(longest)}")
+        print(f"longest files: {', '.join(f'{name} {count}' for count, name in files[:5])}")
+        print(f"longest functions, without docstrings: {', '.join(f'{name} {count}' for count, name, _ in found[:3])}")
+        print(f"complete hints: {hinted:,} of {len(found):,}")
+    assert len(longest) <= 8, longest
+    assert {name for count, name in files if count > 480} == set(LONG)
+    assert found[0][0] <= 60, found[0]
+    assert hinted == len(found), [name for _, name, ok in found if not ok]
 
 
 def test_every_package_is_installed() -> None:

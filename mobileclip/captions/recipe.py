@@ -263,6 +263,18 @@ def filtered() -> list[dict[str, Any]]:
     ]
 
 
+def scenes() -> list[dict[str, Any]]:
+    """What `mobileclip pack scenes` writes, web texts and true captions, cleaned and judged by rules together."""
+    captions = {"clean": "alt", "clean-short": "syn_text_short", "clean-quality": "syn_text_quality"}
+    scores = {name: name.replace("clean", "text_score") for name in captions}
+    return [
+        *({"kind": "clean", "name": name, "source": source} for name, source in captions.items()),
+        *({"kind": "text_score", "name": score, "source": name} for name, score in scores.items()),
+        {"kind": "judge", "sources": list(captions), "text": scores},
+        {"kind": "select", "sources": list(captions), "judge": "judge"},
+    ]
+
+
 def quality() -> list[dict[str, Any]]:
     """Web texts and five captions of a CoCa, all cleaned, scored and judged together: set embed.model, coca.model."""
     sources = ["clean", "clean-coca"]
@@ -297,6 +309,7 @@ def quality() -> list[dict[str, Any]]:
 RECIPES: Mapping[str, Callable[[], list[dict[str, Any]]]] = {
     "text-only": text_only,
     "filter": filtered,
+    "scenes": scenes,
     "quality": quality,
 }
 """Name -> function that gives the stages."""

@@ -7,16 +7,19 @@ array operations a shard), the policy chooses among them, and the chosen ids are
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from mobileclip.data.corpus import Corpus
-from mobileclip.data.index import Index
 from mobileclip.data.order import Ints, Words, hashed
 from mobileclip.data.policies import Policy, Texts, row_hashes, token_rows
-from mobileclip.data.reading import Sample
+
+if TYPE_CHECKING:
+    from mobileclip.data.corpus import Corpus
+    from mobileclip.data.index import Index
+    from mobileclip.data.reading import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,7 @@ def _ragged(start: Ints, counts: Ints) -> Ints:
     return out
 
 
-def rows_of(corpus: Corpus, samples: Sequence[Sample], policy: Policy) -> Rows:
+def rows_of(corpus: "Corpus", samples: "Sequence[Sample]", policy: Policy) -> Rows:
     """The texts of B samples."""
     shard, row = (np.array([getattr(sample, name) for sample in samples]) for name in ("shard", "row"))
     keys = np.array([sample.key for sample in samples], np.uint64)
@@ -113,7 +116,7 @@ def rows_of(corpus: Corpus, samples: Sequence[Sample], policy: Policy) -> Rows:
 _NOTHING = np.zeros(0, np.uint16)
 
 
-def _tokens(policy: Policy, indices: list[Index], text: Ints, origin: Ints, keys: Words) -> npt.NDArray[np.int32]:
+def _tokens(policy: Policy, indices: "list[Index]", text: Ints, origin: Ints, keys: Words) -> npt.NDArray[np.int32]:
     """int32 [B, M, 77] of the chosen texts [B, M] (-1: an empty row), which are number `origin` in their shards."""
     ids = []
     for index, wanted, places in zip(indices, text.tolist(), origin.tolist(), strict=True):

@@ -36,7 +36,9 @@ Progress = Callable[[int, int], None]
 class Shards(Sequence[Index]):
     """The indices of a corpus, opened when asked for; safe to use from several threads."""
 
-    def __init__(self, places: Sequence[str], cache: Path | None, json_keys: tuple[str, ...], embeddings: Path | None):
+    def __init__(
+        self, places: Sequence[str], cache: Path | None, json_keys: tuple[str, ...], embeddings: Path | None
+    ) -> None:
         self.places = tuple(places)
         self._options = {"cache": cache, "json_keys": json_keys, "embeddings": embeddings}
         self._open: OrderedDict[int, Index] = OrderedDict()

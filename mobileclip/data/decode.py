@@ -5,7 +5,7 @@
 
 A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop that is wanted stays large enough (the other eighths
 have no vector code in libjpeg-turbo and take longer than the whole picture). Whatever the fast decoder does not take
-(other formats, CMYK, oddities that are no damage) goes through `preprocessing.read_image`, whose limits and errors hold
+(other formats, CMYK, oddities that are no damage) goes through `images.read_image`, whose limits and errors hold
 for both, and whose pixels both deliver. Pictures come upright, unless they are to be replayed: stored crops refer to
 the picture as it lies in the file.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mobileclip.preprocessing import MAX_PIXELS, read_image
+from mobileclip.images import MAX_PIXELS, read_image
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -23,7 +23,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ from torch import Tensor
 
 from mobileclip.data.augment import Augment, Pixels, apply, flip, resize, resize_batch
 from mobileclip.data.batches import Batch, Rows, rows_of
-from mobileclip.data.corpus import Corpus
 from mobileclip.data.order import Ints, Order
 from mobileclip.data.policies import Policy
 from mobileclip.data.policies import policy as parse
@@ -39,6 +38,10 @@ from mobileclip.data.pool import cores
 from mobileclip.data.problems import Problem
 from mobileclip.data.reading import Reader, Sample, Tally
 from mobileclip.errors import DataError
+
+if TYPE_CHECKING:
+    from mobileclip.data.corpus import Corpus
+
 
 _SLICE = 32  # pictures that a thread takes at a time
 _WIDEST = 4  # output sizes that a side of a crop may have to be resized on the device
@@ -75,7 +78,7 @@ class Loader:
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: "Corpus",
         *,
         size: int,
         batch: int,

@@ -133,13 +133,7 @@ def pack_shards(
         DataError: an input cannot be read, or more than `broken_share` of the samples cannot be packed.
         OutputError: `out` holds something else, or cannot be written.
     """
-    if size is not None and not 16 <= size <= 4_096:
-        raise DataError(f"size is {size}: a short side of 16 to 4,096 pixels is allowed; 288 suits training at 256.")
-    if per_shard < 1 or not 1 <= quality <= 100 or not 0 <= broken_share <= 1:
-        raise DataError(
-            f"per_shard is {per_shard}, quality {quality}, broken_share {broken_share}: at least 1, 1 to 100 and 0 to "
-            "1 are allowed."
-        )
+    _check(size, per_shard, quality, broken_share)
     if captions is not None and (embeddings != "none" or side_cars is not None):
         raise DataError(
             "stored embeddings are those of other captions: pack selected captions with embeddings 'none' and no "
@@ -169,19 +163,24 @@ def pack_shards(
     samples = sum(one.count for one in written)
     if read.n - samples > broken_share * read.n:
         raise DataError(_too_many(read.n - samples, read.n, broken_share, tally.result()))
-    made: dict[str, Any] = {
-        "size": size,
-        "quality": quality,
-        "per_shard": per_shard,
-        "inputs": read.fingerprint,
-        "read": read.n,
-    }
-    made |= {"left_out": as_json(tally.result())}
+    made: dict[str, Any] = {"size": size, "quality": quality, "per_shard": per_shard, "inputs": read.fingerprint}
+    made |= {"read": read.n, "left_out": as_json(tally.result())}
     if captions is not None:
         made |= {"captions": dict(captions.provenance()), "not_selected": read.left}
     written.sort(key=lambda one: one.name)
     shard_writer.finish(folder, written, {**(provenance or {}), "packed": made})
     return Packed(folder=folder, shards=len(written), samples=samples, kept=kept, problems=tally.result())
+
+
+def _check(size: int | None, per_shard: int, quality: int, broken_share: float) -> None:
+    """Raises DataError where a number is out of bounds."""
+    if size is not None and not 16 <= size <= 4_096:
+        raise DataError(f"size is {size}: a short side of 16 to 4,096 pixels is allowed; 288 suits training at 256.")
+    if per_shard < 1 or not 1 <= quality <= 100 or not 0 <= broken_share <= 1:
+        raise DataError(
+            f"per_shard is {per_shard}, quality {quality}, broken_share {broken_share}: at least 1, 1 to 100 and 0 to "
+            "1 are allowed."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

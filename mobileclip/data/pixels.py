@@ -13,7 +13,7 @@ from PIL import Image
 
 from mobileclip.data.sample import encode
 from mobileclip.errors import ImageError
-from mobileclip.preprocessing import FORMATS, MAX_PIXELS, read_image
+from mobileclip.images import FORMATS, MAX_PIXELS, read_image
 
 _ORIENTATION = 0x0112  # EXIF 2.32, table 4
 _SHARP = 2.0  # images are decoded at no less than this times the size that they get

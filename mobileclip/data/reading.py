@@ -8,18 +8,23 @@ error of a whole shard is not: it ends the run.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from mobileclip.data.augment import Augment, Box, Operation, Pixels, pick_stored, read_stored, resize, scaled_box
-from mobileclip.data.corpus import Corpus
 from mobileclip.data.decode import Picture, open_picture
-from mobileclip.data.index import Index, stem_of
 from mobileclip.data.order import Ints, hashed
+from mobileclip.data.places import stem_of
 from mobileclip.data.problems import NAMED, Problem
 from mobileclip.data.teachers import Teachers
 from mobileclip.errors import DataError, ImageError
+
+if TYPE_CHECKING:
+    from mobileclip.data.corpus import Corpus
+    from mobileclip.data.index import Index
+
 
 _ATTEMPTS = 100  # other samples that are tried in place of a broken one
 _SOME, _START = 100, 16  # reads from which on the share of broken ones counts; reads of which one must be good
@@ -35,7 +40,7 @@ class Sample:
     """Number of its shard."""
     row: int
     """In the shard."""
-    index: Index
+    index: "Index"
     """Of the shard."""
     key: int
     """What chance depends on: a hash of seed, epoch and uid."""
@@ -109,7 +114,7 @@ class Tally:
 class Reader:
     """Reads samples of a corpus; has no state but the tally."""
 
-    corpus: Corpus
+    corpus: "Corpus"
     """Where from."""
     size: int
     """S, pixels a side of a crop when it is resized."""
@@ -165,7 +170,7 @@ class Reader:
             for shard, row, index, key in zip(shards, rows, indices, keys, strict=True)
         ]
 
-    def _index(self, shard: int) -> Index:
+    def _index(self, shard: int) -> "Index":
         index: Index = self.corpus.shards[shard]
         count = int(self.corpus.start[shard + 1] - self.corpus.start[shard])
         if index.n != count:  # it was opened anew, and another index had to be built

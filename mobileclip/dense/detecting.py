@@ -9,7 +9,7 @@ follows the raw outputs is the host part that apps have (host_detection.py).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from mobileclip.data.augment import normalise
 from mobileclip.dense.host import stretch
 from mobileclip.dense.host_detection import THRESHOLD, content, detected, detected_regions
 from mobileclip.dense.inference import aligned, kept_ratio, tensor
-from mobileclip.dense.model import DenseModel
 from mobileclip.dense.samples import Detected
+
+if TYPE_CHECKING:
+    from mobileclip.dense.model import DenseModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Detecting:
     score: float = THRESHOLD
     """Least score."""
 
-    def __call__(self, model: DenseModel, image: npt.NDArray[np.uint8]) -> Detected:
+    def __call__(self, model: "DenseModel", image: npt.NDArray[np.uint8]) -> Detected:
         """RGB uint8 [H, W, 3] -> its objects."""
         original = (image.shape[0], image.shape[1])
         if self.fixed:

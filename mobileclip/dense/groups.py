@@ -8,13 +8,16 @@ count. Each parameter that trains is in exactly one group. Unusual: the levels c
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from mobileclip.dense.model import DenseModel
 from mobileclip.dense.plan import Finetune
 from mobileclip.models.pyramid import Pyramid
+
+if TYPE_CHECKING:
+    from mobileclip.dense.model import DenseModel
+
 
 UNDECAYED = (
     *("gamma", "gamma_1", "gamma_2", "layer_scale", "pos_embed", "cls_token", "reg_token", "temperature"),
@@ -23,7 +26,7 @@ UNDECAYED = (
 """Last parts of the names of parameters without weight decay, whatever their shape."""
 
 
-def groups_of(model: DenseModel, recipe: Finetune) -> list[dict[str, Any]]:
+def groups_of(model: "DenseModel", recipe: Finetune) -> list[dict[str, Any]]:
     """Of all parameters that train: `params`, `weight_decay`, `scale` (of the learning rate) and `name`."""
     if recipe.qat:  # a deployed encoder has no levels
         return _split("all", 1.0, list(model.parameters()), _plain(model), recipe)

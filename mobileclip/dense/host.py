@@ -12,15 +12,19 @@ Legend: K classes; h, w rows and columns of an output; H, W of the picture.
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mobileclip.dense.config import Task
 from mobileclip.dense.samples import Array, Depths, Segmented
 from mobileclip.errors import ImageError
-from mobileclip.preprocessing import MAX_PIXELS
+from mobileclip.images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from mobileclip.dense.config import Task
+
 
 BAND = 1 << 21
 """Values that are enlarged at once."""
@@ -31,7 +35,7 @@ every task smaller, since it also draws them."""
 Floats = npt.NDArray[np.float32]
 
 
-def checked(image: Array, task: Task = "detection") -> npt.NDArray[np.uint8]:
+def checked(image: Array, task: "Task" = "detection") -> npt.NDArray[np.uint8]:
     """`image` as it must be: RGB uint8 [H, W, 3], at least 1 x 1.
 
     Raises:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mobileclip.dense.config import Task
-from mobileclip.errors import CheckpointError
+from mobileclip.errors import CheckpointError, some
 
 _ADE20K = """
     wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
@@ -59,10 +59,6 @@ def require_labels(own: Sequence[str], labels: Sequence[str], where: str) -> Non
     """
     if len(own) != len(labels):
         raise CheckpointError(
-            f"{where} has {len(own)} classes ({_some(own)}), the data {len(labels)} ({_some(labels)}): "
+            f"{where} has {len(own)} classes ({some(own)}), the data {len(labels)} ({some(labels)}): "
             "give data of the same classes, or finetune for these."
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

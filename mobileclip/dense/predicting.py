@@ -31,7 +31,7 @@ from mobileclip.dense.overlays import overlay
 from mobileclip.dense.samples import Depths, Detected, Prediction, Predictor, Segmented
 from mobileclip.dense.video import frames, is_video
 from mobileclip.errors import ImageError, MobileClipError, OutputError
-from mobileclip.preprocessing import EXTENSIONS, read_image
+from mobileclip.images import EXTENSIONS, read_image
 
 Progress = Callable[[int, int], None]
 """Called with the files that are done and all that will be; a video is one file."""

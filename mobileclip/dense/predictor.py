@@ -11,7 +11,7 @@ predicts, and every module is then put back into the mode it was in.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,13 @@ from mobileclip.dense.detecting import Detecting
 from mobileclip.dense.host import checked
 from mobileclip.dense.host_detection import THRESHOLD
 from mobileclip.dense.inference import Fixed, Mirrored, View, Whole, Windows, best_class, mean_depth
-from mobileclip.dense.model import DenseModel
 from mobileclip.dense.samples import Depths, Prediction, Segmented
 from mobileclip.errors import MobileClipError, UnknownName
 from mobileclip.models.heads.static_rcnn import StaticRcnn
+
+if TYPE_CHECKING:
+    from mobileclip.dense.model import DenseModel
+
 
 Mode = Literal["whole", "slide", "fixed"]
 MODES: tuple[Mode, ...] = ("whole", "slide", "fixed")
@@ -41,7 +44,7 @@ class ModelPredictor:
     """A `DenseModel` as a `Predictor`; made by `predictor`."""
 
     def __init__(
-        self, model: DenseModel, views: Sequence[View] | Detecting, *, name: str, protocol: str, bf16: bool
+        self, model: "DenseModel", views: Sequence[View] | Detecting, *, name: str, protocol: str, bf16: bool
     ) -> None:
         self.model = model
         self.name = name
@@ -90,7 +93,7 @@ class ModelPredictor:
 
 
 def predictor(
-    model: DenseModel,
+    model: "DenseModel",
     mode: Mode = "whole",
     *,
     size: tuple[int, int] | None = None,

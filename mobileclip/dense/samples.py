@@ -5,15 +5,16 @@ Everywhere: labels are 0..K-1 with 255 for pixels that count nowhere; boxes are 
 right and bottom outside; depth is in metres, 0 where there is none. H, W rows and columns, N objects, B pictures.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from mobileclip.dense.config import Task
+if TYPE_CHECKING:
+    from mobileclip.dense.config import Task
+
 
 Array = npt.NDArray[Any]
 
@@ -55,7 +56,7 @@ class DenseSet(Protocol):
     """Pictures with truth, opened; `mobileclip.dense.open_set` gives one."""
 
     name: str
-    task: Task
+    task: "Task"
     labels: tuple[str, ...]
     category_ids: tuple[int, ...]
     fingerprint: str
@@ -162,13 +163,10 @@ class Predictor(Protocol):
     """Anything that answers for a picture: a checkpoint in torch, or an artifact of a bundle."""
 
     name: str
-    task: Task
+    task: "Task"
     labels: tuple[str, ...]
     category_ids: tuple[int, ...]
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> Prediction:
         """RGB [H, W, 3] of any size."""
         ...
-
-
-Truths = Iterable[Sample]

@@ -7,6 +7,7 @@ encoder does not change by a bit, statistics included.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from timm.layers import convert_sync_batchnorm
@@ -16,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mobileclip.data.augment import normalise
 from mobileclip.dense.groups import groups_of
-from mobileclip.dense.model import DenseModel
 from mobileclip.dense.plan import Finetune
 from mobileclip.dense.samples import Batch, Targets
 from mobileclip.dense.schedule import learning_rate
@@ -29,11 +29,14 @@ from mobileclip.qat import follow as follow_ranges
 from mobileclip.qat import rest
 from mobileclip.train_step import draw_from, follow, gradient_norm, local_only
 
+if TYPE_CHECKING:
+    from mobileclip.dense.model import DenseModel
+
 
 class Trainee(nn.Module):
     """The loss behind one forward, which is what DDP wraps."""
 
-    def __init__(self, model: DenseModel) -> None:
+    def __init__(self, model: "DenseModel") -> None:
         super().__init__()
         self.model = model
 
@@ -52,7 +55,7 @@ class Stepper:
         device: where it trains.
     """
 
-    def __init__(self, model: DenseModel, recipe: Finetune, *, pictures: int, device: torch.device) -> None:
+    def __init__(self, model: "DenseModel", recipe: Finetune, *, pictures: int, device: torch.device) -> None:
         self.recipe, self.pictures, self.device = recipe, pictures, device
         if recipe.freeze:
             freeze(model)
@@ -136,14 +139,14 @@ class Stepper:
         return parts
 
 
-def freeze(model: DenseModel) -> None:
+def freeze(model: "DenseModel") -> None:
     """Nothing of the encoder trains but what no checkpoint fills (`Pyramid.fresh`)."""
     model.encoder.requires_grad_(False)
     for module in model.encoder.fresh():  # type: ignore[operator]
         module.requires_grad_(True)
 
 
-def settle(model: DenseModel, recipe: Finetune, step: int) -> None:
+def settle(model: "DenseModel", recipe: Finetune, step: int) -> None:
     """Training mode for what trains at this step: BatchNorms, or all of the encoder, may be at rest."""
     model.train()
     if recipe.qat:
@@ -159,7 +162,7 @@ def settle(model: DenseModel, recipe: Finetune, step: int) -> None:
                 module.eval()
 
 
-def _optimiser(model: DenseModel, recipe: Finetune) -> torch.optim.Optimizer:
+def _optimiser(model: "DenseModel", recipe: Finetune) -> torch.optim.Optimizer:
     groups = groups_of(model, recipe)
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.betas[0])

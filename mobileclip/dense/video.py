@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip.errors import ImageError, MissingExtra
-from mobileclip.preprocessing import MAX_PIXELS
+from mobileclip.images import MAX_PIXELS
 
 EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 """What counts as a video, in lower or upper case."""

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mobileclip.errors import DataError
+from mobileclip.errors import DataError, some
 from mobileclip.evaluate.packed import labelled, tars_in
 from mobileclip.evaluate.pictures import Files, check_lost
-from mobileclip.evaluate.sets import LOST_SHARE, Classification, some
+from mobileclip.evaluate.sets import LOST_SHARE, Classification
 from mobileclip.evaluate.templates import (
     PLAIN,
     imagenet_classes,
@@ -24,7 +24,7 @@ from mobileclip.evaluate.templates import (
     read_classes,
     read_templates,
 )
-from mobileclip.preprocessing import EXTENSIONS
+from mobileclip.images import EXTENSIONS
 
 LAYOUTS = (
     "a folder of class folders with pictures in them, a folder of tars whose samples have .cls members "

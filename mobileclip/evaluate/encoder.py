@@ -11,7 +11,7 @@ is not finite stays so, and is scored as wrong.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,12 @@ from torch import nn
 
 from mobileclip.data.ahead import ahead
 from mobileclip.errors import MobileClipError
-from mobileclip.models import Clip
 from mobileclip.preprocessing import square
 from mobileclip.tokenizer import tokenize
+
+if TYPE_CHECKING:
+    from mobileclip.models import Clip
+
 
 Embeddings = npt.NDArray[np.float32]
 """[N, E], rows of unit length."""
@@ -56,7 +59,7 @@ class ModelEncoder:
 
     def __init__(
         self,
-        clip: Clip,
+        clip: "Clip",
         *,
         device: str | torch.device | None = None,
         batch: int = 64,

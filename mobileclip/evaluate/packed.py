@@ -15,9 +15,8 @@ from PIL import Image
 
 from mobileclip.data import shards, tars
 from mobileclip.data.problems import Tally, sentence
-from mobileclip.errors import DataError, ImageError
-from mobileclip.evaluate.sets import some
-from mobileclip.preprocessing import MAX_BYTES, read_image
+from mobileclip.errors import DataError, ImageError, some
+from mobileclip.images import MAX_BYTES, read_image
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mobileclip.data.ahead import ahead
 from mobileclip.errors import DataError, ImageError
-from mobileclip.preprocessing import read_image
+from mobileclip.images import read_image
 
 if TYPE_CHECKING:
     from mobileclip.evaluate.encoder import Embeddings, Encoder

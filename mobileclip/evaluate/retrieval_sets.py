@@ -8,12 +8,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mobileclip.errors import DataError
+from mobileclip.errors import DataError, some
 from mobileclip.evaluate.caption_files import FORMS, read_captions
 from mobileclip.evaluate.files import inside
 from mobileclip.evaluate.packed import captioned, tars_in
 from mobileclip.evaluate.pictures import Files, check_lost
-from mobileclip.evaluate.sets import LOST_SHARE, Retrieval, some
+from mobileclip.evaluate.sets import LOST_SHARE, Retrieval
 
 LAYOUTS = (
     "a folder with captions.jsonl and images/, packed shards (.tar), COCO's or Flickr30k's folder, or a caption file "

@@ -7,7 +7,6 @@ Layouts are detected (classification_sets.py, retrieval_sets.py); what cannot be
 are known.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,8 +73,3 @@ def check_limit(limit: int | None) -> None:
     """Raise for a limit that leaves nothing."""
     if limit is not None and limit < 1:
         raise DataError(f"a limit of {limit} leaves no picture: give at least 1, or leave it out.")
-
-
-def some(names: Sequence[str], count: int = 5) -> str:
-    """The first names, for messages."""
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -5,56 +5,19 @@ released weights fit without arithmetic. A new model is one entry in `config.MOD
 tower is of a new class.
 """
 
-import math
-
 import timm
 import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mobileclip.config import MODELS as MODELS
-from mobileclip.config import ModelConfig, Origin, TextTower, config_of
+from mobileclip.config import ModelConfig, TextTower, config_of
+from mobileclip.models.clip import Clip as Clip
 from mobileclip.models.text import MctText
 
 SEED_GAIN = 0.7
 """Gain of seeded matrices. At 0.7 the largest activation of MCi2 is near 1,500 (well inside fp16) and fp32 agrees
 with fp64 to 1e-6; from 0.85 on its last attention saturates and amplifies any rounding a thousandfold."""
-
-
-class Clip(nn.Module):
-    """An image tower and, perhaps, a text tower that share an embedding space.
-
-    Attributes:
-        image: [B, 3, S, S] (preprocessed) -> [B, E].
-        text: int ids [B, 77] -> [B, E], or None.
-        logit_scale: natural logarithm of the factor on cosines; its exponential is held below 100 in training.
-        config: what was built.
-        origin: where the weights come from; None for weights drawn here.
-    """
-
-    def __init__(self, config: ModelConfig, image: nn.Module, text: nn.Module | None) -> None:
-        super().__init__()
-        self.config = config
-        self.origin: Origin | None = None
-        self.image = image
-        self.text = text
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP (Radford et al., 2021), section 2.5
-
-    def encode_image(self, x: Tensor, normalize: bool = False) -> Tensor:
-        """Pixels [B, 3, S, S] from `mobileclip.preprocess` -> embedding [B, E], of unit length if `normalize`."""
-        out: Tensor = self.image(x)
-        return F.normalize(out, dim=-1) if normalize else out
-
-    def encode_text(self, ids: Tensor, normalize: bool = False) -> Tensor:
-        """Ids [B, 77] from `mobileclip.tokenize` -> embedding [B, E], of unit length if `normalize`."""
-        assert self.text is not None, f"{self.config.name} has no text tower"
-        out: Tensor = self.text(ids)
-        return F.normalize(out, dim=-1) if normalize else out
-
-    def forward(self, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(image [B, E], text [B, E], factor on cosines); embeddings of unit length."""
-        return self.encode_image(x, True), self.encode_text(ids, True), self.logit_scale.exp()
 
 
 def create(name: str | ModelConfig, *, seed: int | None = None) -> Clip:

@@ -17,7 +17,7 @@ N images, C channels, m outputs a channel, k taps a side, s stride, [H, W] in, [
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from open_clip.transformer import TextTransformer
@@ -25,7 +25,9 @@ from timm.models.fastvit import RepMixer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.models import Clip
+if TYPE_CHECKING:
+    from mobileclip.models import Clip
+
 
 COLUMNS = 16
 """Output columns of one product: all pairs are computed and only `COLUMNS + k - 1` of each can be taps."""
@@ -236,7 +238,7 @@ class PooledText(TextTransformer):  # type: ignore[misc]
         return pooled
 
 
-def quicken(model: Clip) -> Clip:
+def quicken(model: "Clip") -> "Clip":
     """Give towers the faster forms above where they fit, in place; returns `model`."""
     text: Any = model.text
     if type(text) is TextTransformer and text.pool_type == "argmax" and text.cls_emb is None:

@@ -16,7 +16,7 @@ class Apps:
 
     mobileclip apps install web out/s2
 
-    mobileclip apps install android out/s2 --small out/int8
+    mobileclip apps install web out/s2 --small out/int8
 
     mobileclip apps install ios out/s2 --to executorch-xnnpack --into ../OurApp/Model
     """

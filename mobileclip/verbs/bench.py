@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Bench:
     """Time the artifacts of bundles on a device, interleaved with a baseline, after proving them right there.
 
-    mobileclip bench out/s2 --against swin-l
+    mobileclip bench out/s2 --against swin-l naive
 
-    mobileclip bench out/s2 out/s2-int8 --device adb --against none
+    mobileclip bench out/s2 --device adb --against none
 
     mobileclip bench out/s2 --device browser --serve 192.168.1.20 --https
     """

@@ -20,9 +20,9 @@ class Run:
     mobileclip captions run text-only --shards web/ --out work
 
     mobileclip captions run quality --shards "web/{00000..00127}.tar" --out work --set embed.model=mobileclip_s2.pt
-    coca.model=coca_ViT-L-14 coca.weights=mscoco_finetuned_laion2B-s13B-b90k --engine ray
+    coca.model=coca_ViT-L-14 coca.weights=mscoco_finetuned_laion2b_s13b_b90k --engine ray
 
-    mobileclip captions run quality --set embed.model=x coca.model=coca_ViT-L-14 --show > mine.toml
+    mobileclip captions run quality --set embed.model=mobileclip_s2.pt coca.model=coca_ViT-L-14 --show > mine.toml
     """
 
     recipe: Positional[str]
@@ -177,7 +177,7 @@ class Report:
 class Select:
     """Select again from scores that are there, in seconds; and write the uids of what is kept in DataComp's form.
 
-    mobileclip captions select work --set select.min_q=0.4 --uids kept.npy
+    mobileclip captions select work --set select.min_q=0.5 --uids kept.npy
     """
 
     work: Positional[Path]

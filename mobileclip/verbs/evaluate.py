@@ -18,7 +18,8 @@ from mobileclip.verbs.screen import progress, table
 class Evaluate:
     """Measure checkpoints and exported bundles: zero-shot classification, retrieval, calibration; or a dense task.
 
-    mobileclip evaluate runs/nano/last out/nano --zero-shot scenes/val --retrieval scenes/val
+    mobileclip evaluate mobileclip_s2.pt out/s2 --zero-shot imagenet/val --classes imagenet
+
     mobileclip evaluate runs/ade/best out/ade --dense ADEChallengeData2016 --out results
     """
 

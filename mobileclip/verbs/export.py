@@ -20,13 +20,13 @@ from mobileclip.verbs.screen import lines, progress, table
 class Export:
     """Turn a checkpoint into a bundle: artifacts for phones, each compared with the model it was made from.
 
-    mobileclip export mobileclip_s2.pt --to onnx coreml executorch-xnnpack --out out/s2
+    mobileclip export mobileclip_s2.pt --to coreml executorch-xnnpack onnx --out out/s2
 
     mobileclip export mobileclip_s2.pt --to executorch-xnnpack onnx --precision w8a8 --calibration photos --out out/int8
 
     mobileclip export runs/ade/best --size 512 512 --out out/ade
 
-    mobileclip export mobileclip_s2.pt --heads runs/ade/best runs/nyu/best --out out/both
+    mobileclip export mobileclip_s2.pt --heads runs/seg/best runs/depth/best --out out/all
     """
 
     checkpoint: Positional[str]

@@ -15,7 +15,8 @@ class Inspect:
     """Look for everything that is wrong with shards, or with a data set of a dense task, before training on it.
 
     mobileclip inspect "web/{00000..00127}.tar"
-    mobileclip inspect ADEChallengeData2016 --task segmentation --split train --out look
+
+    mobileclip inspect ADEChallengeData2016 --task segmentation --out look
     """
 
     shards: Positional[tuple[str, ...]]

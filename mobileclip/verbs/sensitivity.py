@@ -17,7 +17,7 @@ from mobileclip.verbs.screen import progress, table
 class Sensitivity:
     """Show which blocks of a model suffer from fewer bits: each quantised alone, and all others quantised but it.
 
-    mobileclip sensitivity runs/s2/best --to coreml --calibration photos --out sensitivity
+    mobileclip sensitivity mobileclip_s2.pt --to coreml --calibration photos --out sensitivity
     """
 
     checkpoint: Positional[str]

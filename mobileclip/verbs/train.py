@@ -15,9 +15,9 @@ from mobileclip.recipes import assignments, recipe_of, require_shards
 class Train:
     """Train a model from shards, on one process or under torchrun; the same command goes on after an interruption.
 
-    mobileclip train nano-scenes --shards scenes/train --out runs/nano
+    mobileclip train nano-scenes --shards scenes/train --val scenes/val --out runs/nano
 
-    torchrun --nproc-per-node 8 -m mobileclip.cli train mci2-scratch --shards "shards/{00000..01279}.tar" --out runs/s2
+    torchrun --nproc-per-node 8 -m mobileclip.cli train mci2-scratch --shards packed --val imagenet/val --out runs/s2
     """
 
     recipe: Positional[str]

@@ -27,7 +27,8 @@ from mobileclip.dense import host, host_detection
 from mobileclip.dense.colours import depth_colours, distances, palette
 from mobileclip.errors import BundleError, ImageError
 from mobileclip.evaluate.encoder import unit
-from mobileclip.preprocessing import Transform, read_image, square
+from mobileclip.images import read_image
+from mobileclip.preprocessing import Transform, square
 from mobileclip.tokenizer import encode, tokenize, tokenizer_hash
 
 GOLDEN = Path(__file__).parents[2] / "apps" / "golden"

@@ -28,8 +28,9 @@ from mobileclip.checkpoint import load
 from mobileclip.dense import checkpoint as dense_checkpoint
 from mobileclip.dense import host
 from mobileclip.errors import ImageError
+from mobileclip.images import read_image
 from mobileclip.models import Clip
-from mobileclip.preprocessing import preprocess, read_image
+from mobileclip.preprocessing import preprocess
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "apps" / "web"

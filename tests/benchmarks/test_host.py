@@ -146,6 +146,15 @@ def test_memory_is_of_a_process_of_its_own(nano_bundle: Path, tmp_path: Path) ->
     assert 0 < found["start_bytes"] < found["peak_bytes"] < 4 << 30  # type: ignore[operator]
 
 
+def test_memory_of_a_bundle_that_is_named_from_another_folder(
+    nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(nano_bundle.parent)
+    mine = subject(Bundle.open(Path(nano_bundle.name), hashes=False), "image", "onnx", tmp_path)
+    assert not mine.file.is_absolute()
+    assert memory_of(mine, 1)["peak_bytes"]
+
+
 def swapped(bundle: Path, file: str, other: Path, out: Path) -> Path:
     """A bundle whose `file` is another's, with hashes that fit."""
     shutil.copytree(bundle, out)

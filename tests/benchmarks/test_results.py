@@ -176,10 +176,12 @@ def test_a_device_without_a_driver_is_read_as_well() -> None:
 def test_the_front_has_what_nothing_beats() -> None:
     points = [("a", 1.0, 9.0), ("b", 2.0, 4.0), ("c", 3.0, 5.0), ("d", 4.0, 1.0)]
     assert [point[0] for point in report_plots._front(points)] == ["a", "b", "d"]
-    assert report_plots.scatter(points[:1], "x", "y", "t", lower=True) == ""
+    assert report_plots.scatter(points[:1], "x", "y", "t") == ""
 
 
 def test_results_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(MobileClipError, match="nowhere does not exist: give files and folders that `mobileclip bench`"):
+        results.read([tmp_path / "nowhere"])
     with pytest.raises(MobileClipError, match="no results there: measure with"):
         results.read([tmp_path])
     file = tmp_path / "a.json"

@@ -142,6 +142,12 @@ def test_existing_output_is_kept(nano_bundle: Path) -> None:
     assert manifest.sha256_of(nano_bundle) == before
 
 
+def test_another_model_in_the_place_of_one(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        out = export.export(f"seeded:nano:{seed}", ["onnx"], tmp_path / "out", views=["image"], force=True)
+        assert export.verify(out).passed
+
+
 def test_unwritable_output(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file/out cannot be written .* choose another folder"):

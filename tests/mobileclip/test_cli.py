@@ -36,6 +36,7 @@ OPTIONS = {
     "out json",
     cli.Report: "results html into json",
     cli.Apps: "what app bundle into to small json",
+    cli.Build: "recipe out shards set until plan show json",
 }
 
 
@@ -95,6 +96,11 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
         (["bench", ".", "--against", "swim-l"], 2),
         (["report", "missing"], 2),
         (["apps", "install", "web", "missing"], 2),
+        (["build", "--help"], 0),
+        (["build", "quickstart", "--show"], 0),
+        (["build", "quickstart", "--out", "missing", "--plan"], 0),
+        (["build", "mci2-real", "--plan"], 0),
+        (["build", "quickstart", "--set", "scenes=x"], 2),
     ):
         done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60)
         assert f"HEAVY [] CODE {code}" in done.stdout, (args, done.stdout[-300:], done.stderr[-300:])

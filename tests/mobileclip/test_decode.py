@@ -11,7 +11,7 @@ from PIL import Image
 
 from mobileclip.data.decode import jpeg_orientation, open_picture
 from mobileclip.errors import ImageError
-from mobileclip.preprocessing import read_image
+from mobileclip.images import read_image
 
 POISON = Path(__file__).parents[3] / "shared" / "data" / "poison"
 HUGE = 1 << 20

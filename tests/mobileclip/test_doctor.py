@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import pickle
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 import webdataset
 from open_clip_train.data import get_wds_dataset
 from PIL import Image
+from shard_files import npz, write_tar
 
 from mobileclip.data import doctor
 from mobileclip.data.doctor import READERS, Report, inspect
@@ -34,21 +34,6 @@ def jpeg(width: int = 40, height: int = 30) -> bytes:
 
 
 JPEG = jpeg()
-
-
-def write_tar(path: Path, files: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, mode="w") as tar:
-        for name, content in files.items() if isinstance(files, dict) else files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def npz(**found: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, **found)
-    return file.getvalue()
 
 
 def rows(count: int) -> np.ndarray:

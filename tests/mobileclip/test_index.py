@@ -4,7 +4,6 @@ import io
 import json
 import os
 import sys
-import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shard_files import npz, rows, write_tar
 
 from mobileclip import tokenizer
 from mobileclip.data import arrays, index_build, sidecar
@@ -28,30 +28,11 @@ JPEG = b"\xff\xd8\xff not decoded here"
 POISON = Path(__file__).parents[3] / "shared" / "data" / "poison"
 
 
-def write_tar(path: Path, files: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, mode="w") as tar:
-        for name, content in files.items() if isinstance(files, dict) else files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
 def simple(path: Path, count: int = 5, first: int = 0) -> Path:
     files = [
         (f"{i:04d}.{ext}", f"{ext} of {i}".encode()) for i in range(first, first + count) for ext in ("jpg", "txt")
     ]
     return write_tar(path, files)
-
-
-def npz(**found: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, **found)
-    return file.getvalue()
-
-
-def rows(count: int, first: float = 0) -> np.ndarray:
-    return (np.arange(count * 8).reshape(count, 8) + first).astype(np.float32)
 
 
 def token_rows(found: Index, row: int) -> list[list[int]]:

@@ -22,14 +22,8 @@ from torchvision import transforms
 from mobileclip import preprocessing
 from mobileclip.config import MODELS, OPENAI_MEAN, OPENAI_STD, Preprocess
 from mobileclip.errors import ImageError, MobileClipError, UnknownName
-from mobileclip.preprocessing import (
-    EXTENSIONS,
-    MAX_BYTES,
-    MAX_PIXELS,
-    load_images,
-    read_image,
-    square,
-)
+from mobileclip.images import EXTENSIONS, MAX_BYTES, MAX_PIXELS, load_images, read_image
+from mobileclip.preprocessing import square
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PHOTOS = sorted((DATA / "photos" / "images").glob("*.jpg"))
@@ -227,7 +221,7 @@ def test_sources_of_a_picture(tmp_path: Path) -> None:
 def test_a_picture_of_108_megapixels_is_let_through_quietly(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("1", (12_000, 9_000)).save(path)
-    code = f"from mobileclip.preprocessing import read_image; print(read_image({str(path)!r}).size)"
+    code = f"from mobileclip.images import read_image; print(read_image({str(path)!r}).size)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("(12000, 9000)\n", "")
 

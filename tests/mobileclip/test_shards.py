@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shard_files import npz
 
 from mobileclip.data import remote, shards, tars, teachers
 from mobileclip.data.problems import Problem, Tally
@@ -261,12 +262,6 @@ def test_scaling_to_the_same_size_changes_nothing() -> None:
 
 
 # --- stored embeddings
-
-
-def npz(**found: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.savez_compressed(file, **found)
-    return file.getvalue()
 
 
 def pth(found: object) -> bytes:

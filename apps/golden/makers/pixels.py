@@ -11,7 +11,8 @@ from PIL import Image
 from makers.form import array, file
 from mobileclip.config import Preprocess
 from mobileclip.dense import host, host_detection
-from mobileclip.preprocessing import Transform, read_image, square
+from mobileclip.images import read_image
+from mobileclip.preprocessing import Transform, square
 
 Picture = npt.NDArray[np.uint8]
 _OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

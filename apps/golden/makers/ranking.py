@@ -62,7 +62,8 @@ def _case(name: str, image: Floats, texts: Floats, scale: float) -> dict[str, An
     if found is None:
         return {**case, "refused": True}
     order = np.argsort(-found, kind="stable")
-    return {**case, "probabilities": found.tolist(), "order": order.tolist(), "tolerance": 2e-5}
+    told = [float(f"{value:.12g}") for value in found]  # the last bits of exp are the processor's
+    return {**case, "probabilities": told, "order": order.tolist(), "tolerance": 2e-5}
 
 
 def _ensemble(rng: np.random.Generator, classes: int, templates: int, width: int) -> dict[str, Any]:

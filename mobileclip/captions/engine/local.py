@@ -7,12 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mobileclip.captions.engine.desk import Desk, Duty
 from mobileclip.captions.engine.orders import Beat, Event, Give, Kill, Lost, Order, Ready, Start
 from mobileclip.captions.engine.process import ending, guard, processes, started
 from mobileclip.captions.plan import Item
+
+if TYPE_CHECKING:
+    from mobileclip.captions.engine.desk import Duty
 
 _OFTEN = 0.5  # seconds between two beats of a worker
 _ASKED = "SIGTERM"  # how a process ends that someone else asked to
@@ -29,7 +31,7 @@ class _Worker:
 class Processes:
     """A pool of processes."""
 
-    def __init__(self, duty: Duty, items: Sequence[Item], *, cpus: float = 1.0, gpus: float = 0.0) -> None:
+    def __init__(self, duty: "Duty", items: Sequence[Item], *, cpus: float = 1.0, gpus: float = 0.0) -> None:
         """`cpus` are threads of a worker's numerical code; with `gpus`, each sees the one GPU that has fewest."""
         self._duty, self._items = duty, items
         self._threads, self._gpus = max(1, int(cpus)), _gpus() if gpus else []
@@ -122,7 +124,9 @@ def _gpus() -> list[str]:
 def _main(pipe: Connection, number: int) -> None:
     """A worker: does what comes through the pipe until it closes."""
     guard()
-    os.environ.update(pipe.recv())  # before the duty, whose stages may import what reads it
+    os.environ.update(pipe.recv())  # before the stages and what they import, which may read it
+    from mobileclip.captions.engine.desk import Desk  # which only a worker needs
+
     desk, told = Desk(number, pipe.recv()), 0.0
 
     def tell(done: int, rows: int) -> None:

@@ -11,7 +11,7 @@ takes is put in, and comes from a measurement.
 import heapq
 import math
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -144,7 +144,6 @@ class _Pool:
         self._starting: set[int] = set()
         self._clean: set[int] = set()
         self._done: set[int] = set()
-        self._tries: Counter[int] = Counter()
         self._later("hour", 0, 600.0)
 
     def obey(self, order: Order) -> None:

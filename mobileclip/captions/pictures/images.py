@@ -21,7 +21,7 @@ from mobileclip.captions.pictures import phash
 from mobileclip.captions.shard import SIDE
 from mobileclip.captions.stage import Batch, Columns, Everything, Prepared, chosen
 from mobileclip.data.decode import Pixels, open_picture
-from mobileclip.preprocessing import FORMATS
+from mobileclip.images import FORMATS
 
 _TURNED = (5, 6, 7, 8)  # EXIF's orientations that swap height and width
 _ORIENTATION = 0x0112

@@ -25,7 +25,7 @@ from PIL import Image
 from mobileclip.data.ahead import ahead
 from mobileclip.data.decode import Pixels
 from mobileclip.errors import CheckpointError, ImageError, MobileClipError, UnknownName
-from mobileclip.preprocessing import MAX_PIXELS
+from mobileclip.images import MAX_PIXELS
 from mobileclip.tokenizer import VOCABULARY, tokenize
 
 if TYPE_CHECKING:

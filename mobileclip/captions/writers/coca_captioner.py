@@ -17,9 +17,9 @@ from torch import Tensor
 from mobileclip.captions.writers.captioner import Answer, Ask, Kept, Options, picture
 from mobileclip.captions.writers.coca import CocaDecoder, Generated
 from mobileclip.captions.writers.sampling import row_keys
-from mobileclip.checkpoint_build import require_finite, some
+from mobileclip.checkpoint_build import require_finite
 from mobileclip.checkpoint_files import read_json, read_weights, sha256_of
-from mobileclip.errors import CheckpointError, DataError, UnknownName
+from mobileclip.errors import CheckpointError, DataError, UnknownName, some
 from mobileclip.tokenizer import END, PAD, START, VOCABULARY, decode
 
 CONFIG = "open_clip_config.json"

@@ -23,7 +23,7 @@ from mobileclip.dense.data.skipping import Skipped
 from mobileclip.dense.host import MOST_PIXELS
 from mobileclip.dense.samples import Objects, Sample
 from mobileclip.errors import DataError
-from mobileclip.preprocessing import MAX_PIXELS
+from mobileclip.images import MAX_PIXELS
 
 WANTED = (
     "annotations/instances_{train,val}2017.json with {train,val}2017/, instances.json with images/, "

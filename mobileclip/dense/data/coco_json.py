@@ -27,7 +27,7 @@ from mobileclip.data.tars import is_safe
 from mobileclip.dense.data import masks
 from mobileclip.dense.data.skipping import Skipped
 from mobileclip.errors import DataError, OutputError
-from mobileclip.preprocessing import MAX_PIXELS
+from mobileclip.images import MAX_PIXELS
 
 MAX_JSON = 4 << 30
 """Bytes of a file of annotations; COCO's largest has 470 MB."""

@@ -20,7 +20,7 @@ from mobileclip.dense.data import reading
 from mobileclip.dense.data.skipping import Skipped
 from mobileclip.dense.samples import Sample
 from mobileclip.errors import DataError
-from mobileclip.preprocessing import EXTENSIONS
+from mobileclip.images import EXTENSIONS
 
 MAPS = (".png", ".tif", ".tiff", ".bmp", ".pgm")
 """Files of truth, without loss."""
@@ -180,11 +180,6 @@ def paired(
         if stem not in images:
             skipped.add(f"{truth} without an image", path)
     return pairs
-
-
-def first_folder(*folders: Path) -> Path | None:
-    """The first that is one."""
-    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def some(pairs: Sequence[Pair], skipped: Skipped, root: Path, wanted: str) -> None:

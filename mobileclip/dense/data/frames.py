@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mobileclip.dense.data.files import Pair
 from mobileclip.dense.samples import Sample
 from mobileclip.errors import DataError, MissingExtra
-from mobileclip.preprocessing import MAX_PIXELS
+from mobileclip.images import MAX_PIXELS
 
 _ROWS, _COLUMNS = slice(7, 474), slice(7, 632)  # of the picture; outside it is a white frame
 

@@ -4,7 +4,7 @@
     ids = class_ids(content, name)                       # uint8 [H, W], as they are in the file
     metres = millimetres(content, name)                  # float32 [H, W], 0 where there is none
 
-A picture may have up to `preprocessing.MAX_PIXELS` pixels, so 12,000 x 9,000 passes; a file of truth as many.
+A picture may have up to `images.MAX_PIXELS` pixels, so 12,000 x 9,000 passes; a file of truth as many.
 """
 
 import io
@@ -19,7 +19,7 @@ from PIL import Image
 
 from mobileclip.data.decode import open_picture
 from mobileclip.errors import DataError, ImageError
-from mobileclip.preprocessing import MAX_BYTES, MAX_PIXELS
+from mobileclip.images import MAX_BYTES, MAX_PIXELS
 
 _TRUTH_FORMATS = ("PNG", "TIFF", "BMP", "PPM")  # without loss
 _PART = 1 << 20  # values

@@ -21,9 +21,6 @@ from mobileclip.dense.data.skipping import Skipped
 from mobileclip.dense.samples import DenseSet
 from mobileclip.errors import DataError, UnknownName
 
-SPLITS = ("train", "val")
-"""Names of splits; some layouts have more, as their modules say."""
-
 
 class OpenedSet(DenseSet, Protocol):
     """What `open_set` gives: a `DenseSet`, safe in threads and processes."""

@@ -21,7 +21,7 @@ from mobileclip.captions.pictures.images import Images
 from mobileclip.captions.plan import Plan
 from mobileclip.captions.shard import Row
 from mobileclip.errors import DataError, OutputError, UnknownName
-from mobileclip.preprocessing import load_images
+from mobileclip.images import load_images
 
 
 def saved(image: Image.Image, quality: int) -> bytes:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mobileclip.captions.pictures import phash
 from mobileclip.data.decode import Pixels, open_picture
-from mobileclip.preprocessing import load_images
+from mobileclip.images import load_images
 
 CHANGES = ("quality 50", "quality 20", "half", "a third", "half more")
 
