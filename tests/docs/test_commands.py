@@ -6,7 +6,6 @@ They run in the order of reading, since one makes what the next one takes; each 
 
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -30,10 +29,6 @@ REFUSED: Mapping[str, str] = {
     "--serve": "the page cannot be served at 192.0.2.1|npm",
 }
 """Part of a command that wants what is not here -> what it says, with exit code 2."""
-SATURATES = (
-    platform.machine() == "x86_64" and sys.platform == "linux" and "vnni" not in Path("/proc/cpuinfo").read_text()
-)
-"""Whether sums of two products of int8 overflow 16 bits here (docs/limits.md)."""
 READ_ONLY: Mapping[str, str] = {
     "npm": "tests/apps/test_web.py installs, builds and tests the app",
     "cd": "",
@@ -77,10 +72,6 @@ def test_command(command: Command, world: Path, done: set[tuple[str, ...]], caps
         pytest.skip("npm or Chromium is not here")
     if "iphone" in command.own and sys.platform == "darwin":
         pytest.skip("a Mac measures a phone, if there is one")
-    if "out/int8" in command.own and SATURATES:
-        pytest.skip(
-            "onnxruntime saturates int8 on x86 without VNNI, and the gate refuses an untrained text tower for it"
-        )
     argv = small(command.own)
     if argv in done:
         return
