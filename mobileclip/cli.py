@@ -1,12 +1,14 @@
 """`mobileclip VERB`: parses, calls one function, prints what it gives. Verbs are in mobileclip/verbs/, one a file.
 
 Exit code 0: done. 2: the user's mistake, one sentence on the error stream. 1: an artifact failed its gate, or a fault
-of ours.
+of ours. 130: interrupted. 141: nobody reads the output any more (`mobileclip --help | head`).
 """
 
+import os
+import select
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, TextIO, Union
 
 import tyro
 from tyro.conf import subcommand
@@ -48,6 +50,25 @@ Verb = Union[  # noqa: UP007 - tyro reads the annotations of a Union's members
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads(sys.stdout):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return 141
+
+
+def _nobody_reads(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     if "--version" in args and set(args) <= {"--version", "--json"}:
         return versions.main(as_json="--json" in args)

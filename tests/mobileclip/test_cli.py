@@ -110,6 +110,18 @@ def test_a_recipe_is_shown_without_a_folder() -> None:
     assert json.loads(run("train", "mci2-scratch", "--show", code=0).stdout)["name"] == "mci2-scratch"
 
 
+@pytest.mark.parametrize(("line", "code"), [("--help", 141), ("--version", 141), ("build mci2-real --plan", 1)])
+def test_a_reader_that_goes_away(line: str, code: int) -> None:
+    """`mobileclip --help | head -1` is no fault; a table is ended by rich, with a code of its own."""
+    program = [sys.executable, "-m", "mobileclip.cli", *line.split()]
+    child = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    assert child.wait(60) == code
+
+
 def test_version() -> None:
     assert run("--version", code=0).stdout.startswith("mobileclip 0.")
 
