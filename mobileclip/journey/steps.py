@@ -93,8 +93,7 @@ def steps_of(journey: Journey) -> tuple[Step, ...]:
         where = bundle.name.removeprefix("bundle")
         args = ("verify", f"{{{bundle.name}}}", *seen, "--limit", str(SHOWN))
         steps.append(Step(name=f"verify{where}", args=args))
-    if _val(journey):
-        sets = ("--zero-shot", _val(journey), "--retrieval", _val(journey))
+    if sets := _sets(journey):
         clip = [f"{{{bundle.name}}}" for bundle in bundles if bundle.name in ("bundle", "bundle-small")]
         args = ("evaluate", _trained(journey), *clip, *sets)
         steps.append(Step(name="evaluate-bundles", args=args))
@@ -132,8 +131,7 @@ def _corpus(journey: Journey) -> list[Step]:
 def _model(journey: Journey) -> list[Step]:
     """The image-text model, and what it can do."""
     steps = [] if journey.model else [_training(journey)]
-    if _val(journey):
-        sets = ("--zero-shot", _val(journey), "--retrieval", _val(journey))
+    if sets := _sets(journey):
         steps.append(Step(name="evaluate", args=("evaluate", _trained(journey), *sets)))
     return steps
 
@@ -204,8 +202,10 @@ def _photos(journey: Journey) -> str:
     return "{photos}/val/images" if journey.scenes else journey.photos
 
 
-def _val(journey: Journey) -> str:
-    return journey.val or ("{scenes}/val" if journey.scenes else "")
+def _sets(journey: Journey) -> tuple[str, ...]:
+    """What `evaluate` measures on; nothing where there is no such set."""
+    val = journey.val or ("{scenes}/val" if journey.scenes else "")
+    return ("--zero-shot", val, "--retrieval", val) if val else ()
 
 
 def _inner(journey: Journey, step: str, *first: str) -> tuple[str, ...]:
